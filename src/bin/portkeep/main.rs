@@ -1,0 +1,3 @@
+//! The portkeep command.
+
+fn main() {}

@@ -1,0 +1,234 @@
+//! A block that is held: its ports, each with what guards it now.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use libc::{SO_REUSEADDR, SOL_SOCKET};
+
+use super::hand_over::hand_over;
+use super::holder::identity;
+use crate::engine::Bind;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ports::{PortRange, Protocol};
+use crate::sys;
+use crate::token::Token;
+
+/// What guards a port of the block.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// The held socket; without one the port is lent, and guarded by its consumer's own socket.
+    pub(super) holder: Option<OwnedFd>,
+    /// The holder lets nobody in. Otherwise it has `SO_REUSEADDR` or `SO_REUSEPORT`, because it
+    /// stands beside a consumer or waits for one, and lets in whoever has that flag too.
+    pub(super) exclusive: bool,
+}
+
+impl Hold {
+    pub(super) const LENT: Self = Self { holder: None, exclusive: false };
+
+    pub(super) fn exclusive(holder: OwnedFd) -> Self {
+        Self { holder: Some(holder), exclusive: true }
+    }
+}
+
+/// The ports of one protocol.
+#[derive(Debug)]
+pub(super) struct Lane {
+    protocol: Protocol,
+    holds: Vec<Hold>,
+    /// Where the next search for a free port begins.
+    next: usize,
+    /// Descendants bind by number, so holders keep `SO_REUSEADDR`.
+    granted: bool,
+}
+
+/// A live block; its lanes are gone once it is released.
+#[derive(Debug)]
+pub(super) struct Held {
+    token: Token,
+    owner: u32,
+    protocols: &'static [Protocol],
+    range: PortRange,
+    lanes: Mutex<Option<Vec<Lane>>>,
+}
+
+pub(super) fn dead_token() -> Error {
+    Error::new(ErrorKind::InvalidToken, "this token names no reservation of this process")
+}
+
+impl Held {
+    pub(super) fn new(
+        token: Token,
+        range: PortRange,
+        protocols: &'static [Protocol],
+        lanes: Vec<Lane>,
+    ) -> Self {
+        let owner = sys::process_id();
+        Self { token, owner, protocols, range, lanes: Mutex::new(Some(lanes)) }
+    }
+
+    pub(super) fn token(&self) -> Token {
+        self.token
+    }
+
+    pub(super) fn protocols(&self) -> &'static [Protocol] {
+        self.protocols
+    }
+
+    pub(super) fn range(&self) -> PortRange {
+        self.range
+    }
+
+    /// False in a forked child, which has a copy of everything here.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owner == sys::process_id()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Option<Vec<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owned(&self) -> Result<()> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("the reservation of {} belongs to process {}", self.range, self.owner),
+        ))
+    }
+
+    pub(super) fn bind(&self, bind: &Bind<'_>) -> Result<SocketAddr> {
+        self.owned()?;
+        // The lock is held over the whole hand-over, some microseconds: threads that look for a
+        // free port wait for each other instead of finding the port that another is about to
+        // give back.
+        let mut lanes = self.lanes();
+        let lanes = lanes.as_mut().ok_or_else(dead_token)?;
+        let lane =
+            lanes.iter_mut().find(|lane| lane.protocol == bind.protocol).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidToken,
+                    format!("the reservation of {} is not for {}", self.range, bind.protocol),
+                )
+            })?;
+        match bind.address.port() {
+            0 => lane.bind_any(self.range, bind)?,
+            port if self.range.contains(port) => lane.bind_at(self.range, port, bind)?,
+            port => {
+                return Err(Error::new(
+                    ErrorKind::PermissionDenied,
+                    format!("port {port} is outside the reservation of {}", self.range),
+                )
+                .about(bind.protocol, port));
+            }
+        }
+        sys::local_address(bind.socket)
+            .map_err(|cause| Error::os("cannot read the address that was bound", &cause))
+    }
+
+    pub(super) fn grant_descendants(&self) -> Result<()> {
+        self.owned()?;
+        let mut lanes = self.lanes();
+        for lane in lanes.as_mut().ok_or_else(dead_token)? {
+            lane.share().map_err(|cause| Error::os("cannot share the held ports", &cause))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&self) -> Result<()> {
+        self.owned()?;
+        self.close().ok_or_else(dead_token)
+    }
+
+    /// Closes what is held; `None` when that has happened before.
+    pub(super) fn close(&self) -> Option<()> {
+        let lanes = self.lanes().take();
+        lanes.map(drop)
+    }
+}
+
+impl Lane {
+    pub(super) fn new(protocol: Protocol, holds: Vec<Hold>) -> Self {
+        Self { protocol, holds, next: 0, granted: false }
+    }
+
+    fn share(&mut self) -> std::io::Result<()> {
+        self.granted = true;
+        for hold in &mut self.holds {
+            if let Some(holder) = &hold.holder {
+                sys::set_flag(holder.as_fd(), SOL_SOCKET, SO_REUSEADDR, true)?;
+                hold.exclusive = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds to a port of the block by the rules that hold on any port: several sockets may share
+    /// it where the kernel lets them (spec 8.2).
+    fn bind_at(&mut self, range: PortRange, port: u16, bind: &Bind<'_>) -> Result<()> {
+        self.bind_slot(usize::from(port - range.start()), port, bind)
+    }
+
+    fn bind_slot(&mut self, slot: usize, port: u16, bind: &Bind<'_>) -> Result<()> {
+        let mut address = bind.address;
+        address.set_port(port);
+        hand_over(&mut self.holds[slot], bind, &address, self.granted).map_err(|cause| {
+            if cause.kind() == std::io::ErrorKind::AddrInUse {
+                let text = format!("{} port {port} of the block is in use", bind.protocol);
+                Error::new(ErrorKind::AddressInUse, text)
+            } else {
+                Error::os(format_args!("cannot bind to {address}"), &cause)
+            }
+            .about(bind.protocol, port)
+        })
+    }
+
+    /// Binds to some port that no socket is bound to, beginning after the one given out last.
+    fn bind_any(&mut self, range: PortRange, bind: &Bind<'_>) -> Result<()> {
+        let slots = self.holds.len();
+        let order = (self.next..slots).chain(0..self.next);
+        let exclusive = |slot: &usize| self.holds[*slot].exclusive;
+        // A port with an exclusive holder is free for certain. Whether another is takes a look at
+        // the kernel's tables, which is dear, so it waits until nothing else is left.
+        let mut candidates: Vec<usize> = order.clone().filter(exclusive).collect();
+        if candidates.is_empty() {
+            let unused = self.unused(range);
+            candidates = order.filter(|slot| unused[*slot]).collect();
+        }
+        for slot in candidates {
+            let port =
+                range.start() + u16::try_from(slot).expect("a block has at most 65535 ports");
+            match self.bind_slot(slot, port, bind) {
+                Ok(()) => {
+                    self.next = (slot + 1) % slots;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::AddressInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::NoRoom,
+            format!("every {} port of the reservation of {range} is in use", bind.protocol),
+        ))
+    }
+
+    /// Which ports have no living socket but our holder. What cannot be seen counts as used.
+    fn unused(&self, range: PortRange) -> Vec<bool> {
+        let Ok(sockets) = sys::sockets(self.protocol, range) else {
+            return vec![false; self.holds.len()];
+        };
+        let mut others = vec![Vec::new(); self.holds.len()];
+        for socket in sockets.iter().filter(|socket| socket.is_live()) {
+            others[usize::from(socket.port - range.start())].push(socket.inode);
+        }
+        let unused = |(hold, others): (&Hold, Vec<u64>)| match &hold.holder {
+            None => others.is_empty(),
+            // A kernel that does not show our holder (before 6.8) may hide a consumer as well.
+            Some(holder) => identity(holder.as_fd()).is_ok_and(|(own, _)| others == [own]),
+        };
+        self.holds.iter().zip(others).map(unused).collect()
+    }
+}
