@@ -9,8 +9,11 @@ use crate::sys;
 /// The limit we found before we raised it, for the commands we start.
 static ORIGINAL: Mutex<Option<(u64, u64)>> = Mutex::new(None);
 
-/// Makes sure that `more` descriptors can be opened beside those that are open, by raising the soft
-/// limit as far as the hard limit allows.
+/// Whatever else a process opens: pipes to a command it starts, files, connections.
+const TO_WORK_WITH: u64 = 16;
+
+/// Makes sure that `more` descriptors, and sixteen to work with, can be opened beside those that are
+/// open, by raising the soft limit as far as the hard limit allows.
 ///
 /// The userspace engine needs one descriptor a port and protocol. The library never calls this by
 /// itself, because a raised limit is inherited by every process started later; a command started
@@ -23,7 +26,7 @@ static ORIGINAL: Mutex<Option<(u64, u64)>> = Mutex::new(None);
 /// [`ErrorKind::DescriptorLimit`] when the hard limit is lower than that; nothing has changed then.
 pub fn raise_descriptor_limit(more: usize) -> Result<()> {
     let (soft, hard) = limits()?;
-    let needed = open_descriptors() + more as u64;
+    let needed = open_descriptors() + more as u64 + TO_WORK_WITH;
     if needed <= soft {
         return Ok(());
     }
@@ -50,7 +53,7 @@ pub(crate) fn restore_in(command: &mut Command) {
     }
 }
 
-fn limits() -> Result<(u64, u64)> {
+pub(crate) fn limits() -> Result<(u64, u64)> {
     sys::descriptor_limit().map_err(|cause| Error::os("cannot read the descriptor limit", &cause))
 }
 

@@ -60,6 +60,11 @@
 //! On systems other than Linux everything compiles and [`acquire`](PortRequest::acquire) answers
 //! [`ErrorKind::Unsupported`].
 
+#![cfg_attr(
+    any(not(target_os = "linux"), portkeep_unsupported),
+    expect(dead_code, reason = "there is no engine to use it")
+)]
+
 #[cfg_attr(any(not(target_os = "linux"), portkeep_unsupported), path = "sys/unsupported.rs")]
 mod sys;
 
@@ -105,3 +110,8 @@ pub fn udp(count: u16) -> PortRequest {
 pub fn tcp_udp(count: u16) -> PortRequest {
     PortRequest::new(&[Protocol::Tcp, Protocol::Udp], count)
 }
+
+/// The examples of the README, compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

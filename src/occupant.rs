@@ -34,6 +34,26 @@ impl fmt::Display for Occupant {
     }
 }
 
+/// A socket as the kernel describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketInfo {
+    pub(crate) port: u16,
+    /// One of the `TCP_` states of the kernel; a UDP socket is `CLOSE` or `ESTABLISHED`.
+    pub(crate) state: u8,
+    /// Zero when no descriptor refers to it any more.
+    pub(crate) inode: u64,
+    pub(crate) uid: u32,
+}
+
+impl SocketInfo {
+    /// Whether some process can still use this socket. What is left of a closed connection (spec
+    /// 9.13) is nobody's.
+    pub(crate) fn is_live(&self) -> bool {
+        const TIME_WAIT: u8 = 6;
+        self.state != TIME_WAIT && self.inode != 0
+    }
+}
+
 /// The sockets that occupy ports of `range`, in this network namespace; those of connections that
 /// are already closed, such as `TIME_WAIT`, are not counted.
 ///
@@ -47,7 +67,7 @@ impl fmt::Display for Occupant {
 pub fn occupants(protocol: Protocol, range: PortRange) -> Result<Vec<Occupant>> {
     let mut sockets = sys::sockets(protocol, range)
         .map_err(|cause| Error::os("cannot ask the kernel who is on the port", &cause))?;
-    sockets.retain(sys::SocketInfo::is_live);
+    sockets.retain(SocketInfo::is_live);
     let inodes = sockets.iter().map(|socket| socket.inode).collect();
     let owners = owners(&inodes);
     let mut occupants: Vec<Occupant> = sockets

@@ -71,18 +71,25 @@ pub struct Status {
     pub engine: EngineKind,
     /// Why it is this one.
     pub reason: &'static str,
+    /// What automatic assignment reaches.
+    pub ephemeral: Ephemeral,
+    /// The soft and the hard limit of open descriptors, [`RLIMIT_NOFILE`](crate::raise_descriptor_limit).
+    pub descriptors: (u64, u64),
 }
 
 /// Tells which engine serves this process, and why.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none.
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none,
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) where `/proc/sys` cannot be read.
 pub fn status() -> Result<Status> {
     engine::active()?;
     Ok(Status {
         engine: EngineKind::Userspace,
         reason: "it is the only engine of this version of portkeep",
+        ephemeral: Ephemeral::read()?,
+        descriptors: crate::descriptors::limits()?,
     })
 }
 

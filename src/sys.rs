@@ -6,7 +6,7 @@ mod diag;
 mod process;
 mod socket;
 
-pub(crate) use diag::{SocketInfo, sockets};
+pub(crate) use diag::sockets;
 pub(crate) use process::{
     descriptor_limit, process_id, restore_descriptor_limit_in, set_descriptor_limit,
 };

@@ -8,27 +8,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::occupant::SocketInfo;
 use crate::ports::{PortRange, Protocol};
-
-/// A socket as the kernel describes it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SocketInfo {
-    pub(crate) port: u16,
-    /// One of the `TCP_` states of the kernel; a UDP socket is `CLOSE` or `ESTABLISHED`.
-    pub(crate) state: u8,
-    /// Zero when no descriptor refers to it any more.
-    pub(crate) inode: u64,
-    pub(crate) uid: u32,
-}
-
-impl SocketInfo {
-    /// Whether some process can still use this socket. What is left of a closed connection (spec
-    /// 9.13) is nobody's.
-    pub(crate) fn is_live(&self) -> bool {
-        const TIME_WAIT: u8 = 6;
-        self.state != TIME_WAIT && self.inode != 0
-    }
-}
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_HEADER: usize = 16;

@@ -3,15 +3,8 @@
 use std::io;
 use std::process::Command;
 
+use crate::occupant::SocketInfo;
 use crate::ports::{PortRange, Protocol};
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SocketInfo {
-    pub(crate) port: u16,
-    pub(crate) state: u8,
-    pub(crate) inode: u64,
-    pub(crate) uid: u32,
-}
 
 pub(crate) fn sockets(_: Protocol, _: PortRange) -> io::Result<Vec<SocketInfo>> {
     Err(io::ErrorKind::Unsupported.into())
