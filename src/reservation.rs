@@ -85,8 +85,9 @@ impl Reservation {
     ///
     /// # Notes
     ///
-    /// During the call another process of the **same user** that binds the same port with
-    /// `SO_REUSEPORT` set can get in beside you (userspace engine).
+    /// From the call on until your TCP socket listens, another process of the **same user** that binds
+    /// the same address and port with `SO_REUSEPORT` set can get in beside you (userspace engine): the
+    /// kernel remembers how your socket came in. [`listener`](Self::listener) has no such time.
     #[cfg(unix)]
     pub fn bind(&self, socket: &impl AsFd, address: impl Into<SocketAddr>) -> Result<SocketAddr> {
         self.block.bind(&Bind::check(socket.as_fd(), address.into())?)
@@ -148,6 +149,11 @@ impl Reservation {
     /// Ends the reservation now and says whether that worked; a drop does the same in silence.
     ///
     /// Sockets that are bound inside keep their ports (spec 5.2, 8.3).
+    ///
+    /// # Notes
+    ///
+    /// A child that another thread has forked and that has not reached its exec has copies of all
+    /// our sockets. With the userspace engine the ports are free when it gets there.
     ///
     /// # Errors
     ///

@@ -8,25 +8,25 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Set in CI: what cannot run is a failure there, instead of a line on standard error.
-pub const ALL: &str = "PORTKEEP_TEST_ALL";
+pub(crate) const ALL: &str = "PORTKEEP_TEST_ALL";
 
 /// Set by hand for the long form of a test.
-pub const LONG: &str = "PORTKEEP_TEST_LONG";
+pub(crate) const LONG: &str = "PORTKEEP_TEST_LONG";
 
 /// `short`, or `long` when the long form was asked for.
-pub fn rounds(short: usize, long: usize) -> usize {
+pub(crate) fn rounds(short: usize, long: usize) -> usize {
     if std::env::var_os(LONG).is_some() { long } else { short }
 }
 
 /// Says in spite of output capture that a test was left out, and fails it where nothing may be.
-pub fn left_out(why: &str) {
+pub(crate) fn left_out(why: &str) {
     assert!(std::env::var_os(ALL).is_none(), "{ALL} is set, but this was left out: {why}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     writeln!(std::io::stderr(), "LEFT OUT {test}: {why}").expect("standard error is there");
 }
 
 /// True when this program of a package is installed; otherwise the test is left out.
-pub fn installed(program: &str, package: &str) -> bool {
+pub(crate) fn installed(program: &str, package: &str) -> bool {
     let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/bin"]
         .iter()
         .any(|folder| Path::new(folder).join(program).exists());
@@ -39,13 +39,13 @@ pub fn installed(program: &str, package: &str) -> bool {
 /// A network namespace of this thread's own, with loopback up. Children started by this thread live
 /// in it too. The thread goes back on drop, and the namespace ends with the last socket in it.
 #[derive(Debug)]
-pub struct NetNs {
+pub(crate) struct NetNs {
     before: File,
 }
 
 impl NetNs {
     /// Leaves the test out without root or without `ip`.
-    pub fn enter() -> Option<Self> {
+    pub(crate) fn enter() -> Option<Self> {
         if !installed("ip", "iproute2") {
             return None;
         }
@@ -61,16 +61,20 @@ impl NetNs {
     }
 
     /// Sets `net.ipv4.ip_local_port_range` of this namespace, and of no other.
-    pub fn ephemeral(&self, first: u16, last: u16) {
+    pub(crate) fn ephemeral(&self, first: u16, last: u16) {
         self.set("net/ipv4/ip_local_port_range", &format!("{first} {last}"));
     }
 
     /// Writes a setting under `/proc/sys`, which shows the namespace of the calling thread.
-    pub fn set(&self, name: &str, value: &str) {
+    pub(crate) fn set(&self, name: &str, value: &str) {
         let inside = std::fs::metadata("/proc/thread-self/ns/net").expect("/proc is mounted");
         let outside = self.before.metadata().expect("an open file");
         let inode = std::os::unix::fs::MetadataExt::ino;
-        assert_ne!(inode(&inside), inode(&outside), "the machine's settings are not ours to change");
+        assert_ne!(
+            inode(&inside),
+            inode(&outside),
+            "the machine's settings are not ours to change"
+        );
         std::fs::write(format!("/proc/sys/{name}"), value).expect(name);
     }
 }

@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{SO_REUSEADDR, SOL_SOCKET};
 
-use super::hand_over::hand_over;
+use super::hand_over::{bind_beside, hand_over};
 use super::holder::identity;
 use crate::engine::Bind;
 use crate::error::{Error, ErrorKind, Result};
+use crate::occupant::SocketInfo;
 use crate::ports::{PortRange, Protocol};
 use crate::sys;
 use crate::token::Token;
@@ -19,16 +20,33 @@ use crate::token::Token;
 pub(super) struct Hold {
     /// The held socket; without one the port is lent, and guarded by its consumer's own socket.
     pub(super) holder: Option<OwnedFd>,
-    /// The holder lets nobody in. Otherwise it has `SO_REUSEADDR` or `SO_REUSEPORT`, because it
-    /// stands beside a consumer or waits for one, and lets in whoever has that flag too.
-    pub(super) exclusive: bool,
+    pub(super) past: Past,
+}
+
+/// What happened on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Nobody was ever let in, neither by a hand-over nor by a flag on the holder.
+    Untouched,
+    /// A TCP socket was let in and listened at once.
+    Listened,
+    /// A socket was let in, or may have let itself in.
+    Bound,
 }
 
 impl Hold {
-    pub(super) const LENT: Self = Self { holder: None, exclusive: false };
+    pub(super) fn new(holder: OwnedFd) -> Self {
+        Self { holder: Some(holder), past: Past::Untouched }
+    }
 
-    pub(super) fn exclusive(holder: OwnedFd) -> Self {
-        Self { holder: Some(holder), exclusive: true }
+    /// Whether these sockets have a living one among them that is not our holder. What cannot be
+    /// seen counts as there.
+    fn has_others(&self, here: &[u64]) -> bool {
+        match &self.holder {
+            None => !here.is_empty(),
+            // A kernel that does not show our holder (before 6.8) may hide a consumer as well.
+            Some(holder) => !identity(holder.as_fd()).is_ok_and(|(own, _)| here == [own]),
+        }
     }
 }
 
@@ -159,7 +177,7 @@ impl Lane {
         for hold in &mut self.holds {
             if let Some(holder) = &hold.holder {
                 sys::set_flag(holder.as_fd(), SOL_SOCKET, SO_REUSEADDR, true)?;
-                hold.exclusive = false;
+                hold.past = Past::Bound;
             }
         }
         Ok(())
@@ -174,7 +192,13 @@ impl Lane {
     fn bind_slot(&mut self, slot: usize, port: u16, bind: &Bind<'_>) -> Result<()> {
         let mut address = bind.address;
         address.set_port(port);
-        hand_over(&mut self.holds[slot], bind, &address, self.granted).map_err(|cause| {
+        let hold = &mut self.holds[slot];
+        let bound = if hold.past == Past::Bound && may_have_others(self.protocol, port, hold) {
+            bind_beside(hold, bind, &address)
+        } else {
+            hand_over(hold, bind, &address, self.granted)
+        };
+        bound.map_err(|cause| {
             if cause.kind() == std::io::ErrorKind::AddrInUse {
                 let text = format!("{} port {port} of the block is in use", bind.protocol);
                 Error::new(ErrorKind::AddressInUse, text)
@@ -189,25 +213,17 @@ impl Lane {
     fn bind_any(&mut self, range: PortRange, bind: &Bind<'_>) -> Result<()> {
         let slots = self.holds.len();
         let order = (self.next..slots).chain(0..self.next);
-        let exclusive = |slot: &usize| self.holds[*slot].exclusive;
-        // A port with an exclusive holder is free for certain. Whether another is takes a look at
+        // A port that never had a consumer is free for certain. Whether another is takes a look at
         // the kernel's tables, which is dear, so it waits until nothing else is left.
-        let mut candidates: Vec<usize> = order.clone().filter(exclusive).collect();
-        if candidates.is_empty() {
-            let unused = self.unused(range);
-            candidates = order.filter(|slot| unused[*slot]).collect();
+        let fresh: Vec<usize> =
+            order.clone().filter(|slot| self.holds[*slot].past == Past::Untouched).collect();
+        if self.bind_one_of(&fresh, range, bind)? {
+            return Ok(());
         }
-        for slot in candidates {
-            let port =
-                range.start() + u16::try_from(slot).expect("a block has at most 65535 ports");
-            match self.bind_slot(slot, port, bind) {
-                Ok(()) => {
-                    self.next = (slot + 1) % slots;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::AddressInUse => {}
-                Err(error) => return Err(error),
-            }
+        let unused = self.unused(range);
+        let unused: Vec<usize> = order.filter(|slot| unused[*slot]).collect();
+        if self.bind_one_of(&unused, range, bind)? {
+            return Ok(());
         }
         Err(Error::new(
             ErrorKind::NoRoom,
@@ -215,20 +231,42 @@ impl Lane {
         ))
     }
 
-    /// Which ports have no living socket but our holder. What cannot be seen counts as used.
+    /// Binds to the first of these ports that bind(2) lets us have.
+    fn bind_one_of(&mut self, slots: &[usize], range: PortRange, bind: &Bind<'_>) -> Result<bool> {
+        for &slot in slots {
+            let port =
+                range.start() + u16::try_from(slot).expect("a block has at most 65535 ports");
+            match self.bind_slot(slot, port, bind) {
+                Ok(()) => {
+                    self.next = (slot + 1) % self.holds.len();
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == ErrorKind::AddressInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Which ports have no living socket but our holder.
     fn unused(&self, range: PortRange) -> Vec<bool> {
         let Ok(sockets) = sys::sockets(self.protocol, range) else {
             return vec![false; self.holds.len()];
         };
-        let mut others = vec![Vec::new(); self.holds.len()];
+        let mut here = vec![Vec::new(); self.holds.len()];
         for socket in sockets.iter().filter(|socket| socket.is_live()) {
-            others[usize::from(socket.port - range.start())].push(socket.inode);
+            here[usize::from(socket.port - range.start())].push(socket.inode);
         }
-        let unused = |(hold, others): (&Hold, Vec<u64>)| match &hold.holder {
-            None => others.is_empty(),
-            // A kernel that does not show our holder (before 6.8) may hide a consumer as well.
-            Some(holder) => identity(holder.as_fd()).is_ok_and(|(own, _)| others == [own]),
-        };
-        self.holds.iter().zip(others).map(unused).collect()
+        self.holds.iter().zip(here).map(|(hold, here)| !hold.has_others(&here)).collect()
     }
+}
+
+/// Whether a port that had a consumer may have one still.
+fn may_have_others(protocol: Protocol, port: u16, hold: &Hold) -> bool {
+    let Ok(mut sockets) = sys::sockets(protocol, PortRange::between(port, port)) else {
+        return true;
+    };
+    sockets.retain(SocketInfo::is_live);
+    let here: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
+    hold.has_others(&here)
 }

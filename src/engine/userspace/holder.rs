@@ -106,8 +106,9 @@ impl Holders {
     /// Holds a TCP port on which nothing but closing connections is left: they are not in use (spec
     /// 9.13), but without `SO_REUSEADDR` the kernel refuses to bind beside them.
     ///
-    /// With that flag it would let us in beside living sockets that have it too. So: bind with it,
-    /// take it off, and only then look who else is there.
+    /// With that flag it would let us in beside living sockets that have it too. So: look first, for
+    /// otherwise a server that is bound and about to listen would find us in its way; bind with the
+    /// flag; take it off; and look again, which only now decides.
     ///
     /// The race: another process does the same, or binds with `SO_REUSEADDR`, at the same time. If
     /// its bind comes before our flag is off, our look, which takes the lock of the port's bind
@@ -116,6 +117,9 @@ impl Holders {
     /// but never both succeed.
     pub(super) fn hold_beside_closing(&mut self, port: u16) -> io::Result<Option<OwnedFd>> {
         if self.protocol != Protocol::Tcp {
+            return Ok(None);
+        }
+        if !only_closing(port, None) {
             return Ok(None);
         }
         // Not the spare: a socket that was bound, or has the flag, is of no use for another try.
@@ -127,11 +131,16 @@ impl Holders {
         }
         sys::set_flag(socket.as_fd(), SOL_SOCKET, SO_REUSEADDR, false)?;
         let (own, _) = identity(socket.as_fd())?;
-        let range = PortRange::between(port, port);
-        // A kernel that does not show even our own socket (before 6.8) may hide others as well.
-        let here = sys::sockets(self.protocol, range).unwrap_or_default();
-        let alone = here.iter().any(|other| other.inode == own)
-            && here.iter().all(|other| other.inode == own || !other.is_live());
-        Ok(alone.then_some(socket))
+        Ok(only_closing(port, Some(own)).then_some(socket))
     }
+}
+
+/// Whether there is no living socket on this TCP port but `own`, which must be seen: a kernel that
+/// does not show our own bound socket (before 6.8) may hide others as well.
+fn only_closing(port: u16, own: Option<u64>) -> bool {
+    let Ok(here) = sys::sockets(Protocol::Tcp, PortRange::between(port, port)) else {
+        return false;
+    };
+    let mut living = here.iter().filter(|socket| socket.is_live()).map(|socket| socket.inode);
+    living.next() == own && living.next().is_none()
 }

@@ -6,6 +6,7 @@
 mod block;
 mod hand_over;
 mod holder;
+mod pool;
 mod search;
 
 use std::collections::HashMap;
@@ -39,16 +40,11 @@ fn blocks() -> MutexGuard<'static, HashMap<Token, Arc<Held>>> {
 impl Engine for Userspace {
     fn acquire(&self, request: &PortRequest) -> Result<Box<dyn Block>> {
         let (range, lanes) = search::hold(request)?;
-        let mut blocks = blocks();
-        let mut token = new_token();
-        while blocks.contains_key(&token) {
-            token = new_token();
-        }
-        let held = Arc::new(Held::new(token, range, request.protocols, lanes));
+        let held = Arc::new(Held::new(new_token(), range, request.protocols, lanes));
         if request.grant == Grant::Descendants {
             held.grant_descendants()?;
         }
-        blocks.insert(token, Arc::clone(&held));
+        blocks().insert(held.token(), Arc::clone(&held));
         Ok(Box::new(Handle(held)))
     }
 
@@ -130,10 +126,14 @@ fn unforeseeable() -> u64 {
     KEY.hash_one((COUNTER.fetch_add(1, Ordering::Relaxed), sys::process_id()))
 }
 
-/// The counter never repeats, so neither does a token, but for a collision of the hash.
+/// A token that is not in use. The counter never repeats, so a dead one comes back only if two of
+/// its values have the same hash, one in 2^64.
 fn new_token() -> Token {
+    let blocks = blocks();
     loop {
-        if let Some(token) = Token::from_u64(unforeseeable()) {
+        if let Some(token) = Token::from_u64(unforeseeable())
+            && !blocks.contains_key(&token)
+        {
             return token;
         }
     }

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::block::{Hold, Lane};
 use super::holder::Holders;
+use super::pool::Pool;
 use super::unforeseeable;
 use crate::descriptors;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,9 +17,15 @@ use crate::request::PortRequest;
 /// open descriptors would cost them more than it saves.
 const WORTH_COUNTING: usize = 128;
 
-/// How often a search is repeated when, at its end, there is room after all: other requests that
-/// failed in the meantime gave back what they had tried.
-const ROUNDS: usize = 4;
+/// How often a search is repeated when others, who failed in the meantime, gave back what they had
+/// tried: their ports looked busy to us, as ours did to them.
+const ROUNDS: usize = 16;
+
+/// How many busy ports are tried once more to find that out: too few to make a refusal dearer.
+const SECOND_LOOKS: usize = 64;
+
+/// How long two searches that are in each other's way wait at most, each another time.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A held port: one socket a protocol.
 type HeldPort = [Option<OwnedFd>; 2];
@@ -62,7 +70,7 @@ impl Search {
                     held => held,
                 };
                 match held {
-                    Ok(Some(socket)) => holds.push(Hold::exclusive(socket)),
+                    Ok(Some(socket)) => holds.push(Hold::new(socket)),
                     Ok(None) => return Err(in_use(protocol, port)),
                     Err(cause) => {
                         return Err(refused(protocol, Some(port), self.sockets, &cause));
@@ -100,10 +108,16 @@ impl Search {
             if let Some(found) = self.scan(&mut pool)? {
                 return Ok(self.lanes(found));
             }
-            let (run, fits) = self.longest_run(&mut pool)?;
+            let (run, fits) = self.longest_run(&pool)?;
             longest = run;
             if !fits {
-                break;
+                if !self.some_are_free_again(&pool)? {
+                    break;
+                }
+                std::thread::sleep(PAUSE.mul_f64(
+                    f64::from(u32::try_from(unforeseeable() >> 32).unwrap_or(0))
+                        / f64::from(u32::MAX),
+                ));
             }
         }
         Err(self.no_room(count, alignment, pool, longest))
@@ -157,7 +171,7 @@ impl Search {
     }
 
     /// The longest run of free ports, and whether one has room for the request.
-    fn longest_run(&mut self, pool: &mut Pool) -> Result<(u32, bool)> {
+    fn longest_run(&mut self, pool: &Pool) -> Result<(u32, bool)> {
         let (mut run, mut longest, mut fits) = (0_u32, 0, false);
         for port in pool.range.iter() {
             let free = !pool.is_busy(port) && self.hold_port(port)?.is_some();
@@ -169,13 +183,23 @@ impl Search {
         Ok((longest, fits))
     }
 
+    /// Whether ports that were busy are free by now, so that another search may well succeed.
+    fn some_are_free_again(&mut self, pool: &Pool) -> Result<bool> {
+        for port in pool.some_busy(SECOND_LOOKS) {
+            if self.hold_port(port)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn lanes(&self, found: Vec<(u16, HeldPort)>) -> (PortRange, Vec<Lane>) {
         let range = PortRange::between(found[0].0, found[found.len() - 1].0);
         let mut holds: Vec<Vec<Hold>> =
             self.holders.iter().map(|_| Vec::with_capacity(found.len())).collect();
         for (_, sockets) in found {
             for (socket, holds) in sockets.into_iter().flatten().zip(&mut holds) {
-                holds.push(Hold::exclusive(socket));
+                holds.push(Hold::new(socket));
             }
         }
         let protocols = self.holders.iter().map(Holders::protocol);
@@ -198,54 +222,6 @@ impl Search {
                 pool.count(),
             ),
         )
-    }
-}
-
-/// The pool of one search, with what was found busy so far.
-struct Pool {
-    range: PortRange,
-    count: u16,
-    alignment: u32,
-    /// Empty until the first busy port: most searches end before.
-    busy: Vec<bool>,
-}
-
-impl Pool {
-    fn new(range: PortRange, count: u16, alignment: u16) -> Self {
-        Self { range, count, alignment: alignment.into(), busy: Vec::new() }
-    }
-
-    /// The next multiple of the alignment.
-    fn aligned(&self, port: u32) -> u32 {
-        port.next_multiple_of(self.alignment)
-    }
-
-    fn first_start(&self) -> u32 {
-        self.aligned(self.range.start().into())
-    }
-
-    fn last_start(&self) -> u32 {
-        u32::from(self.range.last()) + 1 - u32::from(self.count)
-    }
-
-    /// One of the possible starts; `None` when alignment leaves none.
-    fn random_start(&self) -> Option<u32> {
-        let first = self.first_start();
-        let choices = self.last_start().checked_sub(first)? / self.alignment + 1;
-        // The product's upper half: unbiased enough, and no division.
-        let choice = (u128::from(unforeseeable()) * u128::from(choices)) >> 64;
-        Some(first + u32::try_from(choice).expect("less than choices") * self.alignment)
-    }
-
-    fn is_busy(&self, port: u16) -> bool {
-        self.busy.get(usize::from(port - self.range.start())).copied().unwrap_or(false)
-    }
-
-    fn set_busy(&mut self, port: u16) {
-        if self.busy.is_empty() {
-            self.busy = vec![false; self.range.count().into()];
-        }
-        self.busy[usize::from(port - self.range.start())] = true;
     }
 }
 
