@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{portkeep, refuses};
+use crate::{pool_of_its_own, portkeep, refuses};
 
 /// A running `portkeep acquire` and its first line; killed by its id on drop.
 struct Holder {
@@ -19,7 +19,8 @@ struct Holder {
 
 impl Holder {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = portkeep(&[&["acquire"], arguments].concat());
+        let pool = pool_of_its_own();
+        let mut command = portkeep(&[&["acquire", "--pool", &pool], arguments].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -125,8 +126,9 @@ fn it_holds_while_another_process_lives() {
 fn it_holds_while_its_parent_lives() {
     // The shell prints the holder's line, tells its id on the next, and is killed.
     let script = format!(
-        "'{}' acquire --tcp --while parent & echo $!; wait",
-        env!("CARGO_BIN_EXE_portkeep")
+        "'{}' acquire --tcp --pool {} --while parent & echo $!; wait",
+        env!("CARGO_BIN_EXE_portkeep"),
+        pool_of_its_own()
     );
     let mut shell = std::process::Command::new("sh")
         .args(["-c", &script])

@@ -10,6 +10,7 @@ mod run;
 mod status;
 
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// `portkeep`, in an environment that no test machine changes.
 fn portkeep(arguments: &[&str]) -> Command {
@@ -21,6 +22,14 @@ fn portkeep(arguments: &[&str]) -> Command {
 fn outcome(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Ten ports that no other test of this binary asks for, below the ephemeral range: what a test finds
+/// free or busy there, it has made so itself.
+fn pool_of_its_own() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    let first = NEXT.fetch_add(10, Ordering::Relaxed);
+    format!("{first}-{}", first + 9)
 }
 
 /// Runs it to its end and returns its status, standard output and standard error.

@@ -9,6 +9,8 @@ use crate::portkeep;
 fn help_and_usage_errors_read_as_recorded() {
     trycmd::TestCases::new()
         .env("COLUMNS", "100")
+        // Not the caller's: a folder there that we may not enter changes what is found.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .case("tests/cli/cmd/*.trycmd")
         .case("README.md")
         .run();

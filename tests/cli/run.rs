@@ -8,7 +8,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{finish, outcome, portkeep, refuses};
+use crate::{finish, outcome, pool_of_its_own, portkeep, refuses};
 
 fn sh(options: &[&str], script: &str) -> (Option<i32>, String, String) {
     finish(&[&["run"], options, &["--", "sh", "-c", script]].concat())
@@ -104,7 +104,8 @@ fn an_ignored_signal_stays_ignored_in_the_command() {
 
 #[test]
 fn the_ports_are_held_while_the_command_runs_and_free_afterwards() {
-    let mut child = portkeep(&["run", "--", "sh", "-c", "echo {tcp}; read end"])
+    let pool = pool_of_its_own();
+    let mut child = portkeep(&["run", "--pool", &pool, "--", "sh", "-c", "echo {tcp}; read end"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -138,11 +139,10 @@ fn bad_input_gets_one_line_and_leaves_nothing_held() {
 
 #[test]
 fn a_busy_port_is_named_with_its_holder_and_nothing_is_held() {
-    let free = portkeep::tcp(3).acquire().unwrap();
-    let (first, last) = (free.range().start(), free.range().last());
-    drop(free);
+    let range = pool_of_its_own();
+    let ports: portkeep::PortRange = range.parse().unwrap();
+    let (first, last) = (ports.start(), ports.last());
     let listener = TcpListener::bind(("127.0.0.1", last)).unwrap();
-    let range = format!("{first}-{last}");
     let pid = format!("pid {}", std::process::id());
     let words = [format!("TCP port {last}"), pid, format!("uid {}", nix::unistd::geteuid())];
     refuses(&["run", "--tcp", &range, "--", "true"], 125, &words.each_ref().map(String::as_str));
