@@ -158,10 +158,10 @@ fn the_descriptor_limit_is_raised_for_us_alone() {
         outcome(&std::process::Command::new("sh").args(["-c", &script]).output().unwrap())
     };
     let (status, stdout, stderr) =
-        with_limits("40", "2000", "run --tcp +300 -- sh -c 'ulimit -Sn'");
+        with_limits("40", "2000", "run --pool 22000-22999 --tcp +300 -- sh -c 'ulimit -Sn'");
     assert_eq!((status, stdout.as_str()), (Some(0), "40\n"), "{stderr}");
 
-    let (status, _, stderr) = with_limits("40", "200", "run --tcp +300 -- true");
+    let (status, _, stderr) = with_limits("40", "200", "run --pool 22000-22999 --tcp +300 -- true");
     assert_eq!(status, Some(125));
     let needed = stderr.split("limit of ").nth(1).unwrap().split(',').next().unwrap();
     let needed: u32 = needed.parse().unwrap();
@@ -169,7 +169,8 @@ fn the_descriptor_limit_is_raised_for_us_alone() {
 
     // And the number it names is one that does.
     let enough = needed.to_string();
-    let (status, _, stderr) = with_limits("40", &enough, "run --tcp +300 -- true");
+    let (status, _, stderr) =
+        with_limits("40", &enough, "run --pool 22000-22999 --tcp +300 -- true");
     assert_eq!(status, Some(0), "{stderr}");
 }
 
@@ -180,7 +181,9 @@ fn a_server_runs_on_its_reserved_port() {
         .with_file_name("examples")
         .join("hello");
     assert!(server.exists(), "build it with 'cargo build --examples'");
-    let mut child = portkeep(&["run", "--", server.to_str().unwrap(), "{tcp}"])
+    // The connection is closed by the server, which leaves the port in TIME_WAIT for a minute.
+    let pool = pool_of_its_own();
+    let mut child = portkeep(&["run", "--pool", &pool, "--", server.to_str().unwrap(), "{tcp}"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
