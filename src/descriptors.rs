@@ -1,5 +1,7 @@
 //! The number of descriptors a process may open, which bounds the userspace engine.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
@@ -36,6 +38,48 @@ pub fn raise_descriptor_limit(more: usize) -> Result<()> {
     sys::set_descriptor_limit(needed, hard)
         .map_err(|cause| Error::os("cannot raise the descriptor limit", &cause))?;
     ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((soft, hard));
+    Ok(())
+}
+
+/// The first number that is not one of the three standard streams.
+#[cfg(unix)]
+const FIRST_PASSED: RawFd = 3;
+
+/// Gives the command these descriptors as 3, 4 and so on, as systemd passes sockets
+/// ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)), for programs
+/// that take a listening socket instead of binding by themselves.
+///
+/// They are closed here when the command is dropped. The variables that tell the program about them
+/// are the caller's to set; LISTEN_PID must be the id of the process that reads it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Os`] when there are not enough descriptors left: for a time it takes three for each.
+#[cfg(unix)]
+pub fn pass_descriptors(command: &mut Command, descriptors: Vec<OwnedFd>) -> Result<()> {
+    let duplicate = |descriptor: &OwnedFd, from| {
+        sys::duplicate_from(descriptor.as_fd(), from)
+            .map_err(|cause| Error::os("cannot duplicate a descriptor", &cause))
+    };
+    let count = RawFd::try_from(descriptors.len()).unwrap_or(RawFd::MAX - FIRST_PASSED);
+    let behind = FIRST_PASSED + count;
+    // The child must not find one of them under a number that another is about to get.
+    let mut sources = Vec::with_capacity(descriptors.len());
+    for descriptor in &descriptors {
+        sources.push(duplicate(descriptor, behind)?);
+    }
+    drop(descriptors);
+    // Nor may the standard library, which has a pipe to the child that tells of a failed exec. So
+    // these numbers are taken until the child is there.
+    let mut takers = Vec::new();
+    while let Some(source) = sources.first() {
+        let taker = duplicate(source, FIRST_PASSED)?;
+        if taker.as_raw_fd() >= behind {
+            break;
+        }
+        takers.push(taker);
+    }
+    sys::pass_descriptors_in(command, sources, takers, FIRST_PASSED);
     Ok(())
 }
 

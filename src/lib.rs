@@ -49,13 +49,17 @@
 //!
 //! # What is guaranteed
 //!
-//! The *userspace engine* needs no privilege: it holds a bound socket for every port. What that can
-//! and cannot stop is a table in `docs/architecture.md`, row by row of the specification.
+//! The *kernel engine* is there when root has run `portkeep load` (Linux 6.8): reservations are socket
+//! options implemented in eBPF, and the kernel refuses strangers by itself. Everywhere else the
+//! *userspace engine* holds a bound socket for every port. Neither needs privilege, and a program does
+//! not have to know which one serves it; [`status()`] tells.
 //!
-//! | | kept out |
-//! | --- | --- |
-//! | bind to port 0, connect, sendto without bind | always |
-//! | a stranger's bind to a port of the block | always, with [`Grant::Process`]; with [`Grant::Descendants`] or after [`Reservation::spawn`] unless it sets `SO_REUSEADDR` |
+//! | kept out | kernel engine | userspace engine |
+//! | --- | --- | --- |
+//! | bind to port 0, connect, sendto without bind | always | always |
+//! | a stranger's bind to a port of the block | always | always, with [`Grant::Process`]; with [`Grant::Descendants`] or after [`Reservation::spawn`] unless it sets `SO_REUSEADDR` |
+//!
+//! What each can and cannot stop, and where they differ, are tables in `docs/architecture.md`.
 //!
 //! On systems other than Linux everything compiles and [`acquire`](PortRequest::acquire) answers
 //! [`ErrorKind::Unsupported`].
@@ -68,9 +72,12 @@
 #[cfg_attr(any(not(target_os = "linux"), portkeep_unsupported), path = "sys/unsupported.rs")]
 mod sys;
 
+#[cfg(feature = "load")]
+mod config;
 mod descriptors;
 mod engine;
 mod error;
+mod holder;
 mod occupant;
 mod ports;
 mod request;
@@ -78,9 +85,20 @@ mod reservation;
 mod status;
 mod token;
 
+/// Loading and unloading the kernel engine.
+#[cfg(all(feature = "load", target_os = "linux", not(portkeep_unsupported)))]
+pub mod load {
+    pub use crate::config::Config;
+    pub use crate::engine::kernel::load::{Load, Outcome, Site, load};
+    pub use crate::engine::kernel::unload::unload;
+}
+
+#[cfg(unix)]
+pub use descriptors::pass_descriptors;
 pub use descriptors::raise_descriptor_limit;
 pub use engine::EngineKind;
 pub use error::{Error, ErrorKind, Result};
+pub use holder::{Holder, holder};
 pub use occupant::{Occupant, occupants};
 pub use ports::{PortRange, Ports, Protocol};
 pub use request::{DEFAULT_POOL, Grant, PortRequest};

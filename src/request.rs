@@ -1,7 +1,7 @@
 //! What is asked for, apart from what was got.
 
-use crate::engine;
-use crate::error::{Error, Result};
+use crate::engine::{self, EngineKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ports::{PortRange, Ports, Protocol};
 use crate::reservation::Reservation;
 
@@ -18,9 +18,10 @@ pub enum Grant {
     /// The process that acquired it, alone.
     #[default]
     Process,
-    /// That process and everything it starts from then on, which may bind by number.
+    /// That process and everything below it, which may bind by number.
     ///
-    /// The userspace engine cannot tell a descendant from a stranger: it sets `SO_REUSEADDR` on
+    /// The kernel engine looks at the parents of a process that binds; one whose parent has ended
+    /// belongs to its new parent. The userspace engine cannot tell a descendant from a stranger: it sets `SO_REUSEADDR` on
     /// the sockets it holds, which lets in whoever sets it too (most TCP servers do) and still
     /// keeps out automatic assignment and everybody who does not.
     Descendants,
@@ -45,8 +46,9 @@ pub struct PortRequest {
     count: u16,
     start: Option<u16>,
     pub(crate) alignment: u16,
-    pub(crate) pool: PortRange,
+    pub(crate) pool: Option<PortRange>,
     pub(crate) grant: Grant,
+    pub(crate) engine: Option<EngineKind>,
 }
 
 impl PortRequest {
@@ -56,8 +58,9 @@ impl PortRequest {
             count,
             start: None,
             alignment: 1,
-            pool: DEFAULT_POOL,
+            pool: None,
             grant: Grant::Process,
+            engine: None,
         }
     }
 
@@ -88,12 +91,13 @@ impl PortRequest {
         self
     }
 
-    /// Serves a wildcard request from this range instead of [`DEFAULT_POOL`].
+    /// Serves a wildcard request from this range instead of the engine's own pool, which is
+    /// [`DEFAULT_POOL`] unless the administrator gave the kernel engine another one.
     ///
     /// Choose one outside the ephemeral range (`net.ipv4.ip_local_port_range`): inside it, finding
     /// a free run competes with every outgoing connection of the machine.
     pub fn pool(mut self, pool: PortRange) -> Self {
-        self.pool = pool;
+        self.pool = Some(pool);
         self
     }
 
@@ -103,9 +107,18 @@ impl PortRequest {
         self
     }
 
+    /// Uses this engine, instead of the kernel engine where it is loaded and the userspace engine
+    /// elsewhere. The environment variable `PORTKEEP_ENGINE` does the same for a whole process.
+    pub fn engine(mut self, engine: EngineKind) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
     /// Reserves the ports: all of them, or none and an error.
     ///
-    /// With the userspace engine this is one [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html)
+    /// With the kernel engine this is two system calls,
+    /// [setsockopt(2) and getsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html) on
+    /// the anchor, whatever the count. With the userspace engine it is one [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html)
     /// and one [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) a port and protocol, on
     /// every local address of both families. Any Linux will do; from 6.8 on a specific request also
     /// takes ports on which nothing but closing connections is left (spec 9.13).
@@ -116,13 +129,14 @@ impl PortRequest {
     /// | --- | --- |
     /// | [`InvalidInput`](crate::ErrorKind::InvalidInput) | no port asked for, past 65535, a bad alignment, or more ports than the pool has |
     /// | [`AddressInUse`](crate::ErrorKind::AddressInUse) | a port of a specific request is in use or reserved (spec 3.1) |
-    /// | [`NoRoom`](crate::ErrorKind::NoRoom) | the pool has no free run of that length; the text names its longest |
+    /// | [`AddressInUse`](crate::ErrorKind::AddressInUse) | kernel engine: a specific request meets the ephemeral range where `ip_local_reserved_ports` does not protect it; the text says what to do |
+    /// | [`NoRoom`](crate::ErrorKind::NoRoom) | the pool has no free run of that length; the text names its longest. Kernel engine: or this user has as many ports as one may have |
     /// | [`PermissionDenied`](crate::ErrorKind::PermissionDenied) | a port is below `net.ipv4.ip_unprivileged_port_start` |
     /// | [`DescriptorLimit`](crate::ErrorKind::DescriptorLimit) | the userspace engine needs more descriptors than the process may open; the text names the number |
     /// | [`Unsupported`](crate::ErrorKind::Unsupported) | not on Linux |
     pub fn acquire(&self) -> Result<Reservation> {
         self.validate()?;
-        engine::active()?.acquire(self).map(Reservation::new)
+        engine::acquire(self).map(Reservation::new)
     }
 
     /// The block asked for; call it on a valid request.
@@ -134,6 +148,23 @@ impl PortRequest {
             }
             None => Ok(Ports::Wildcard(self.count)),
         }
+    }
+
+    /// The answer when `pool` has no room for `count` ports.
+    pub(crate) fn no_room(&self, pool: PortRange, count: u16, longest: u32) -> Error {
+        let protocols: Vec<_> = self.protocols.iter().map(ToString::to_string).collect();
+        let aligned = match self.alignment {
+            1 => String::new(),
+            2 => " starting at an even one".to_owned(),
+            alignment => format!(" starting at a multiple of {alignment}"),
+        };
+        let text = format!(
+            "no {count} free {} ports in a row{aligned} in the pool {pool}: of its {} ports the \
+             longest free run is {longest}; ask for less, or name another pool",
+            protocols.join(" and "),
+            pool.count(),
+        );
+        Error::new(ErrorKind::NoRoom, text)
     }
 
     fn validate(&self) -> Result<()> {
@@ -151,19 +182,27 @@ impl PortRequest {
                     range.start()
                 )))
             }
-            Ports::Wildcard(count) if count > pool.count() => Err(Error::invalid(format!(
-                "the pool {pool} has {} ports, fewer than the {count} asked for; \
-                 name a larger pool or ask for less",
-                pool.count()
-            ))),
-            Ports::Wildcard(_) | Ports::Specific(_) => Ok(()),
+            Ports::Wildcard(count) => pool.map_or(Ok(()), |pool| must_have(pool, count)),
+            Ports::Specific(_) => Ok(()),
         }
     }
 }
 
+/// Refuses a wildcard that no state of this pool would serve.
+pub(crate) fn must_have(pool: PortRange, count: u16) -> Result<()> {
+    if count <= pool.count() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the pool {pool} has {} ports, fewer than the {count} asked for; \
+         name a larger pool or ask for less",
+        pool.count()
+    )))
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::{ErrorKind, PortRequest, tcp};
+    use crate::{DEFAULT_POOL, ErrorKind, PortRequest, tcp};
 
     #[test]
     fn impossible_requests_are_refused_before_any_engine_sees_them() {
@@ -178,7 +217,7 @@ mod tests {
         assert!(refused(tcp(1).aligned(3)).contains("power of two"));
         assert!(refused(tcp(1).aligned(0)).contains("power of two"));
         assert!(refused(tcp(2).at(5001).even()).contains("5001"));
-        assert!(refused(tcp(5000)).contains("4536"));
+        assert!(refused(tcp(5000).pool(DEFAULT_POOL)).contains("4536"));
         tcp(1).at(65535).validate().unwrap();
         tcp(4536).validate().unwrap();
     }

@@ -22,7 +22,8 @@ use crate::token::Token;
 ///
 /// # Notes
 ///
-/// With the userspace engine a TCP port that a [`listener`](Self::listener) gives up returns to the
+/// With the kernel engine every port returns to the block when the socket that was bound there is
+/// closed. With the userspace engine a TCP port that a [`listener`](Self::listener) gives up returns to the
 /// block, and so does that of a socket with `SO_REUSEADDR` bound by [`bind`](Self::bind). Any other
 /// port that was bound is guarded by the bound socket alone, and by nothing once that is closed.
 #[derive(Debug)]
@@ -34,6 +35,30 @@ pub struct Reservation {
 impl Reservation {
     pub(crate) fn new(block: Box<dyn Block>) -> Self {
         Self { block }
+    }
+
+    /// Becomes the owner of the reservation whose anchor this is, by holding it: for daemons that
+    /// fork, and for anchors that came over a unix socket
+    /// ([unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SCM_RIGHTS`).
+    ///
+    /// The anchor is what [`AsFd`] shows. From now on the process that had it cannot bind inside any
+    /// more; the reservation ends when this one is dropped. Kernel engine only.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn received() -> std::os::fd::OwnedFd { unimplemented!() }
+    /// let block = portkeep::Reservation::adopt(received())?;
+    /// let listener = block.listener(([0, 0, 0, 0], block.range().start()))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when nothing is anchored at this socket.
+    #[cfg(unix)]
+    pub fn adopt(anchor: OwnedFd) -> Result<Self> {
+        engine::adopt(anchor).map(Self::new)
     }
 
     /// The ports that are reserved, as many as were asked for.
@@ -48,10 +73,17 @@ impl Reservation {
         self.block.protocols()
     }
 
-    /// The token that names this reservation.
+    /// The token that names this reservation; for both protocols, that of TCP.
     #[must_use]
     pub fn token(&self) -> Token {
-        self.block.token()
+        let first = self.protocols()[0];
+        self.token_for(first).expect("a reservation has a token for each of its protocols")
+    }
+
+    /// The token for one protocol: the two of a [`tcp_udp`](crate::tcp_udp) reservation differ.
+    #[must_use]
+    pub fn token_for(&self, protocol: Protocol) -> Option<Token> {
+        self.block.token(protocol)
     }
 
     /// Which engine enforces it.
@@ -68,7 +100,7 @@ impl Reservation {
     /// which the port belongs to nobody.
     ///
     /// Beneath it are [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) and, with the
-    /// userspace engine, `SO_REUSEPORT` on both sockets for the time of the call
+    /// kernel engine, the ASSOCIATE option before it; with the userspace engine, `SO_REUSEPORT` on both sockets for the time of the call
     /// ([socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)).
     ///
     /// # Errors
@@ -127,9 +159,9 @@ impl Reservation {
     /// Starts a command that may bind inside the block, and so may everything it starts.
     ///
     /// It binds by number, as it would without us: put the numbers into its arguments or its
-    /// environment. The reservation must outlive it. With the userspace engine this widens the
-    /// block's grant to [`Grant::Descendants`](crate::Grant::Descendants) for good, whatever
-    /// becomes of the command, and gives the command the descriptor limit that
+    /// environment. The reservation must outlive it. This widens the block's grant to
+    /// [`Grant::Descendants`](crate::Grant::Descendants) for good, whatever becomes of the command, and
+    /// gives the command the descriptor limit that
     /// [`raise_descriptor_limit`](crate::raise_descriptor_limit) changed for us alone.
     ///
     /// # Errors
@@ -166,7 +198,8 @@ impl Reservation {
 
 /// The anchor.
 ///
-/// With the userspace engine no single socket carries a block: it shows one that is never bound
+/// With the kernel engine the reservation lives as long as any duplicate of it, and whoever has one can
+/// [`adopt`](Reservation::adopt) it. With the userspace engine no single socket carries a block: it shows one that is never bound
 /// and stays open as long as the process, so holding a duplicate does not prolong the reservation.
 #[cfg(unix)]
 impl AsFd for Reservation {
@@ -181,14 +214,16 @@ impl AsFd for Reservation {
 /// # Errors
 ///
 /// Those of [`Reservation::bind`]; [`InvalidToken`](crate::ErrorKind::InvalidToken) also for a token
-/// of another process (userspace engine) or one that is dead (spec 4.1).
+/// that is dead (spec 4.1). A token of another process is
+/// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) with the kernel engine (spec 6.1); to the
+/// userspace engine it is unknown, so invalid.
 #[cfg(unix)]
 pub fn bind(
     socket: &impl AsFd,
     token: Token,
     address: impl Into<SocketAddr>,
 ) -> Result<SocketAddr> {
-    engine::active()?.bind(token, &Bind::check(socket.as_fd(), address.into())?)
+    engine::by_token(token)?.bind(token, &Bind::check(socket.as_fd(), address.into())?)
 }
 
 /// Ends the reservation that `token` names. Any process-wide part of the owner may do so; the
@@ -199,5 +234,5 @@ pub fn bind(
 /// [`InvalidToken`](crate::ErrorKind::InvalidToken) when the token is dead, belongs to another
 /// process, or names a block of the other protocol: whatever is wrong, the answer is the same.
 pub fn release(token: Token, protocol: Protocol) -> Result<()> {
-    engine::active()?.release(token, protocol)
+    engine::by_token(token)?.release(token, protocol)
 }

@@ -35,6 +35,15 @@ impl Ephemeral {
         })
     }
 
+    /// The list of reserved ports that keeps what is there and adds `range`, as
+    /// `net.ipv4.ip_local_reserved_ports` takes it.
+    #[must_use]
+    pub fn with(&self, range: PortRange) -> String {
+        let mut list: Vec<String> = self.reserved.iter().map(ToString::to_string).collect();
+        list.push(range.to_string());
+        list.join(",")
+    }
+
     /// The ports of `range` that the kernel may hand out to anybody.
     #[must_use]
     pub fn exposed(&self, range: PortRange) -> usize {
@@ -71,6 +80,11 @@ pub struct Status {
     pub engine: EngineKind,
     /// Why it is this one.
     pub reason: &'static str,
+    /// Whether it keeps out every stranger of the machine: false when the kernel engine was loaded for
+    /// a part of the control groups.
+    pub exclusive: bool,
+    /// Where it serves wildcard requests from, unless told otherwise.
+    pub pool: PortRange,
     /// What automatic assignment reaches.
     pub ephemeral: Ephemeral,
     /// The soft and the hard limit of open descriptors, [`RLIMIT_NOFILE`](crate::raise_descriptor_limit).
@@ -84,10 +98,12 @@ pub struct Status {
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where there is none,
 /// [`ErrorKind::Os`](crate::ErrorKind::Os) where `/proc/sys` cannot be read.
 pub fn status() -> Result<Status> {
-    engine::active()?;
+    let choice = engine::probe()?;
     Ok(Status {
-        engine: EngineKind::Userspace,
-        reason: "it is the only engine of this version of portkeep",
+        engine: choice.kind,
+        reason: choice.reason,
+        exclusive: choice.exclusive,
+        pool: engine::pool(choice.kind)?,
         ephemeral: Ephemeral::read()?,
         descriptors: crate::descriptors::limits()?,
     })

@@ -4,17 +4,27 @@
 //! [`Reservation`](crate::Reservation). Both engines pass the suite in `tests/conformance`.
 
 use std::fmt;
+use std::str::FromStr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ports::{PortRange, Protocol};
 use crate::request::PortRequest;
 use crate::token::Token;
 
 #[cfg_attr(any(not(target_os = "linux"), portkeep_unsupported), path = "unsupported.rs")]
-pub(crate) mod userspace;
+mod choice;
+#[cfg(all(target_os = "linux", not(portkeep_unsupported)))]
+pub(crate) mod kernel;
+#[cfg(all(target_os = "linux", not(portkeep_unsupported)))]
+mod socket;
+#[cfg(all(target_os = "linux", not(portkeep_unsupported)))]
+mod userspace;
 
 #[cfg(unix)]
-pub(crate) use userspace::open_socket;
+pub(crate) use choice::adopt;
+pub(crate) use choice::{acquire, by_token, holder, pool, probe};
+#[cfg(unix)]
+pub(crate) use choice::{bindable, open_socket};
 
 /// What enforces a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,14 +32,40 @@ pub(crate) use userspace::open_socket;
 pub enum EngineKind {
     /// Sockets held by the acquiring process; needs no privilege.
     Userspace,
+    /// eBPF on cgroup hooks: enforced for every process once root has loaded it.
+    Kernel,
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
         })
     }
+}
+
+impl FromStr for EngineKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "userspace" => Ok(Self::Userspace),
+            "kernel" => Ok(Self::Kernel),
+            _ => Err(Error::invalid(format!(
+                "'{text}' is no engine; there are kernel and userspace"
+            ))),
+        }
+    }
+}
+
+/// Which engine serves this process, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    pub(crate) kind: EngineKind,
+    pub(crate) reason: &'static str,
+    /// The kernel engine keeps out every stranger of the machine; with the userspace engine, true.
+    pub(crate) exclusive: bool,
 }
 
 /// Makes blocks.
@@ -53,7 +89,8 @@ pub(crate) trait Block: fmt::Debug + Send + Sync {
 
     fn range(&self) -> PortRange;
 
-    fn token(&self) -> Token;
+    /// The token for one of its protocols.
+    fn token(&self, protocol: Protocol) -> Option<Token>;
 
     /// The socket whose life is the block's life.
     #[cfg(unix)]
@@ -86,12 +123,29 @@ impl<'a> Bind<'a> {
         socket: std::os::fd::BorrowedFd<'a>,
         address: std::net::SocketAddr,
     ) -> Result<Self> {
-        let protocol = userspace::bindable(socket, &address)?;
+        let protocol = bindable(socket, &address)?;
         Ok(Self { socket, protocol, address, listen: false })
     }
 }
 
-/// The engine that serves this process.
-pub(crate) fn active() -> Result<&'static dyn Engine> {
-    userspace::engine()
+/// What only the owner may do, asked of a forked child.
+#[cfg(unix)]
+pub(crate) fn foreign(range: PortRange, owner: u32) -> Error {
+    let text = format!("the reservation of {range} belongs to process {owner}");
+    Error::new(crate::ErrorKind::PermissionDenied, text)
+}
+
+/// A socket of a protocol that the reservation is not for (spec 4.1).
+#[cfg(unix)]
+pub(crate) fn not_for(range: PortRange, protocol: Protocol) -> Error {
+    let text = format!("the reservation of {range} is not for {protocol}");
+    Error::new(crate::ErrorKind::InvalidToken, text)
+}
+
+/// A port that no block with this range can bind (spec 8.2).
+#[cfg(unix)]
+pub(crate) fn outside(range: PortRange, bind: &Bind<'_>) -> Error {
+    let port = bind.address.port();
+    let text = format!("port {port} is outside the reservation of {range}");
+    Error::new(crate::ErrorKind::PermissionDenied, text).about(bind.protocol, port)
 }

@@ -1,14 +1,37 @@
-//! Stands in for `userspace` where portkeep has no engine: everything compiles and says so.
+//! Stands in for `choice` where portkeep has no engine: everything compiles and says so.
 
-use super::Engine;
+use super::{Block, Choice, Engine};
 use crate::error::{Error, ErrorKind, Result};
+use crate::request::PortRequest;
+use crate::token::Token;
 
-pub(super) fn engine() -> Result<&'static dyn Engine> {
+pub(crate) fn probe() -> Result<Choice> {
+    Err(unsupported())
+}
+
+pub(crate) fn pool(_: super::EngineKind) -> Result<crate::PortRange> {
+    Err(unsupported())
+}
+
+pub(crate) fn acquire(_: &PortRequest) -> Result<Box<dyn Block>> {
+    Err(unsupported())
+}
+
+pub(crate) fn by_token(_: Token) -> Result<&'static dyn Engine> {
+    Err(unsupported())
+}
+
+pub(crate) fn holder(_: crate::Protocol, _: u16) -> Result<Option<crate::Holder>> {
     Err(unsupported())
 }
 
 #[cfg(unix)]
-pub(super) fn bindable(
+pub(crate) fn adopt(_: std::os::fd::OwnedFd) -> Result<Box<dyn Block>> {
+    Err(unsupported())
+}
+
+#[cfg(unix)]
+pub(crate) fn bindable(
     _: std::os::fd::BorrowedFd<'_>,
     _: &std::net::SocketAddr,
 ) -> Result<crate::Protocol> {
@@ -42,6 +65,7 @@ mod tests {
             assert!(error.to_string().contains(std::env::consts::OS));
         };
         unsupported(crate::tcp(1).acquire().unwrap_err());
+        unsupported(crate::status().unwrap_err());
         let token = Token::from_u64(1).unwrap();
         unsupported(crate::release(token, Protocol::Tcp).unwrap_err());
         #[cfg(unix)]

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "limits, and what runs in a forked child")]
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Once;
@@ -34,6 +35,46 @@ pub(crate) fn restore_descriptor_limit_in(command: &mut Command, soft: u64, hard
     // SAFETY: the closure makes one system call, which is async-signal-safe, and allocates nothing.
     unsafe {
         command.pre_exec(move || set_descriptor_limit(soft, hard));
+    }
+}
+
+/// A duplicate with the lowest free number from `first` on, closed on exec.
+///
+/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), `F_DUPFD_CLOEXEC`.
+pub(crate) fn duplicate_from(descriptor: BorrowedFd<'_>, first: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers, and no memory of ours.
+    match unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just given us this number, so nobody else owns it.
+        duplicate => Ok(unsafe { OwnedFd::from_raw_fd(duplicate) }),
+    }
+}
+
+/// Gives the command these descriptors under the numbers from `first` on, between fork and exec,
+/// whatever the parent has there. What is in `kept` stays open here as long as the command.
+///
+/// [dup2(2)](https://man7.org/linux/man-pages/man2/dup.2.html): a descriptor that has its number
+/// already would stay closed on exec.
+pub(crate) fn pass_descriptors_in(
+    command: &mut Command,
+    descriptors: Vec<OwnedFd>,
+    kept: Vec<OwnedFd>,
+    first: RawFd,
+) {
+    let pass = move || {
+        let _ = &kept;
+        for (number, descriptor) in (first..).zip(&descriptors) {
+            // SAFETY: this is the forked child, which has one thread and runs nothing of ours after
+            // this but exec: there is nobody to miss what had that number.
+            if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls that are async-signal-safe, and allocates nothing.
+    unsafe {
+        command.pre_exec(pass);
     }
 }
 

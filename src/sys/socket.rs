@@ -105,6 +105,38 @@ pub(crate) fn drop_all_packets(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html) of plain bytes.
+pub(crate) fn set_bytes(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let size = socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `size` bytes of `value`, which outlives the call.
+    checked(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), size)
+    })
+    .map(drop)
+}
+
+/// [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html) of plain bytes; returns
+/// how many there are.
+pub(crate) fn bytes(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &mut [u8],
+) -> io::Result<usize> {
+    let mut size = socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `size` bytes into `value`, which outlives the call.
+    checked(unsafe {
+        let value = value.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level, name, value, &raw mut size)
+    })?;
+    Ok(value.len().min(size as usize))
+}
+
 fn set<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads the bytes of `value`, which outlives the call, and for a filter the
     // program it points to, which the caller keeps alive likewise.

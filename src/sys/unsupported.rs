@@ -19,3 +19,20 @@ pub(crate) fn set_descriptor_limit(_: u64, _: u64) -> io::Result<()> {
 }
 
 pub(crate) fn restore_descriptor_limit_in(_: &mut Command, _: u64, _: u64) {}
+
+#[cfg(unix)]
+pub(crate) fn duplicate_from(
+    _: std::os::fd::BorrowedFd<'_>,
+    _: std::os::fd::RawFd,
+) -> io::Result<std::os::fd::OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(unix)]
+pub(crate) fn pass_descriptors_in(
+    _: &mut Command,
+    _: Vec<std::os::fd::OwnedFd>,
+    _: Vec<std::os::fd::OwnedFd>,
+    _: std::os::fd::RawFd,
+) {
+}

@@ -1,6 +1,7 @@
 //! The engines, how to put each into force, and the answers in which they may differ.
 
-use std::any::Any;
+use std::env;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
@@ -8,16 +9,23 @@ use nix::sched::{CloneFlags, unshare};
 use portkeep::{EngineKind, ErrorKind, PortRange, PortRequest, Protocol, Reservation};
 
 use crate::helper::Helper;
+use crate::sandbox::{Inside, Sandbox};
 use crate::support::{NetNs, left_out};
 
 /// The engines that this build of the library has.
 pub(crate) const ENGINES: &[EngineUnderTest] =
-    if cfg!(any(not(target_os = "linux"), portkeep_unsupported)) { &[] } else { &[USERSPACE] };
+    if cfg!(any(not(target_os = "linux"), portkeep_unsupported)) {
+        &[]
+    } else {
+        &[USERSPACE, KERNEL]
+    };
 
 const USERSPACE: EngineUnderTest = EngineUnderTest {
     name: "userspace",
     kind: EngineKind::Userspace,
-    set_up: || Some(Box::new(())),
+    place: || Some(Place::Here),
+    enter: || None,
+    set_up: |_| {},
     foreign_token: (ErrorKind::InvalidToken, libc::EINVAL),
     dead_reservation: (ErrorKind::InvalidToken, libc::EINVAL),
     holds_sockets: true,
@@ -25,13 +33,54 @@ const USERSPACE: EngineUnderTest = EngineUnderTest {
     admits_own_user_until_listen: true,
 };
 
+const KERNEL: EngineUnderTest = EngineUnderTest {
+    name: "kernel",
+    kind: EngineKind::Kernel,
+    place: || Sandbox::new().map(Place::Sandbox),
+    enter: || {
+        let inside = Inside::enter();
+        inside.load();
+        Some(inside)
+    },
+    // Two tests ask for ports that the kernel would hand out by itself.
+    set_up: |netns| netns.set("net/ipv4/ip_local_reserved_ports", "36895,42030-42069"),
+    foreign_token: (ErrorKind::PermissionDenied, libc::EACCES),
+    dead_reservation: (ErrorKind::InvalidToken, libc::EINVAL),
+    holds_sockets: false,
+    keeps_plainly_bound_ports: true,
+    admits_own_user_until_listen: false,
+};
+
+/// Where the process that asks an engine is started.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Here,
+    Sandbox(Sandbox),
+}
+
+impl Place {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        match self {
+            Self::Sandbox(sandbox) => sandbox.command(arguments),
+            Self::Here => {
+                let mut command = Command::new(env::current_exe().expect("/proc is mounted"));
+                command.args(arguments);
+                command
+            }
+        }
+    }
+}
+
 /// An engine, and its answers where the contract leaves a choice.
 pub(crate) struct EngineUnderTest {
     pub(crate) name: &'static str,
     pub(crate) kind: EngineKind,
-    /// Puts it into force for the calling thread, which may be in a namespace of its own, and its
-    /// children, until the answer is dropped. `None`: impossible here, and said so.
-    pub(crate) set_up: fn() -> Option<Box<dyn Any>>,
+    /// Where it can be asked. `None`: nowhere on this machine, and said so.
+    pub(crate) place: fn() -> Option<Place>,
+    /// Puts it into force for the process that asks, which has one thread.
+    pub(crate) enter: fn() -> Option<Inside>,
+    /// Prepares the namespace of one test.
+    pub(crate) set_up: fn(&NetNs),
     /// Bind by a token of another process: `EACCES` (spec 9.26), or `EINVAL` where a token means
     /// nothing outside its process.
     pub(crate) foreign_token: (ErrorKind, i32),
@@ -65,15 +114,14 @@ pub(crate) use cases;
 /// Where one test runs: with its engine in force, and as root in a network namespace of its own.
 pub(crate) struct Host {
     pub(crate) engine: &'static EngineUnderTest,
-    // Goes before the namespace does.
-    _in_force: Box<dyn Any>,
     netns: Option<NetNs>,
 }
 
 impl Host {
     pub(crate) fn new(engine: &'static EngineUnderTest) -> Option<Self> {
         let netns = if has_namespaces() { Some(NetNs::enter()?) } else { None };
-        Some(Self { engine, _in_force: (engine.set_up)()?, netns })
+        netns.iter().for_each(engine.set_up);
+        Some(Self { engine, netns })
     }
 
     /// The namespace, for tests that need fixed ports or change settings. They are left out
@@ -112,6 +160,13 @@ impl Host {
     /// Another process, on the same host.
     pub(crate) fn helper(&self) -> Helper {
         Helper::start(self.engine)
+    }
+
+    /// Another process that is no descendant of ours.
+    pub(crate) fn stranger(&self) -> Helper {
+        let mut stranger = self.helper();
+        stranger.number("daemon");
+        stranger
     }
 }
 

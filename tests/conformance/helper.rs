@@ -16,6 +16,7 @@ use std::time::Duration;
 use portkeep::{ErrorKind, PortRange, Protocol, Token};
 
 use crate::engine::EngineUnderTest;
+use crate::sockets::{loopback, loopback6};
 
 pub(crate) use self::obey::serve;
 
@@ -63,6 +64,8 @@ type Answer = Result<Vec<String>, Refusal>;
 pub(crate) struct Block {
     pub(crate) range: PortRange,
     pub(crate) token: Token,
+    /// One for each protocol, TCP first.
+    pub(crate) tokens: Vec<Token>,
 }
 
 /// The end of the pipe on which the test sits.
@@ -152,11 +155,8 @@ impl Helper {
     #[track_caller]
     pub(crate) fn acquire(&mut self, what: &str) -> Result<Block, Refusal> {
         let words = self.ask(&format!("acquire {what}"))?;
-        let number = u64::from_str_radix(&words[1], 16).expect("hexadecimal");
-        Ok(Block {
-            range: words[0].parse().expect("a range"),
-            token: Token::from_u64(number).expect("never zero"),
-        })
+        let tokens: Vec<_> = words[1..].iter().map(|word| word.parse().expect("a token")).collect();
+        Ok(Block { range: words[0].parse().expect("a range"), token: tokens[0], tokens })
     }
 
     /// One word that is a number.
@@ -170,6 +170,15 @@ impl Helper {
     pub(crate) fn refused(&mut self, protocol: Protocol, address: SocketAddr, flags: &str) {
         let line = format!("stranger {} {address} {flags}", protocol.name());
         assert_eq!(self.ask(&line), Err(Refusal::io(libc::EADDRINUSE)), "{line}");
+    }
+
+    /// Plain binds by the helper to any of these ports are refused.
+    #[track_caller]
+    pub(crate) fn all_refused(&mut self, protocol: Protocol, range: PortRange) {
+        for port in range.iter() {
+            self.refused(protocol, loopback(port), "");
+            self.refused(protocol, loopback6(port), "");
+        }
     }
 
     /// The signal that nobody can catch; the helper is gone on return.

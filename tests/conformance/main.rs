@@ -16,6 +16,9 @@ mod kinds;
 mod lifetime;
 mod options;
 mod ownership;
+#[path = "../support/sandbox.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
+mod sandbox;
 mod sharing;
 mod sockets;
 mod spawn;
@@ -35,19 +38,43 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use self::engine::{Case, ENGINES, EngineUnderTest, Host};
 
+/// The first argument of the process that asks one engine.
+const ENGINE: &str = "engine";
+
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(helper::ARGUMENT) {
-        helper::serve();
-        return ExitCode::SUCCESS;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some(helper::ARGUMENT) => {
+            helper::serve();
+            ExitCode::SUCCESS
+        }
+        Some(ENGINE) => {
+            let engine = ENGINES.iter().find(|engine| engine.name == words[1]).expect("an engine");
+            let _in_force = (engine.enter)();
+            ask(engine, Arguments::from_iter([&words[1]].into_iter().chain(&words[2..])))
+        }
+        _ => {
+            let failed =
+                ENGINES.iter().filter(|engine| !in_its_own_process(engine, &words)).count();
+            u8::try_from(failed).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
     }
-    let mut arguments = Arguments::from_args();
+}
+
+/// Every engine has a process of its own, because a process has one engine.
+fn in_its_own_process(engine: &EngineUnderTest, arguments: &[String]) -> bool {
+    let Some(place) = (engine.place)() else { return true };
+    let mut command = place.command(&[ENGINE, engine.name]);
+    command.args(arguments).env("PORTKEEP_ENGINE", engine.name);
+    command.status().expect("this binary starts").success()
+}
+
+fn ask(engine: &'static EngineUnderTest, mut arguments: Arguments) -> ExitCode {
     // One after the other: a child that another test starts has, between fork and exec, copies of
     // our sockets, and a port that a test has just given up is not free before they are closed.
     arguments.test_threads.get_or_insert(1);
-    if !ENGINES.is_empty() {
-        // Enough for the largest blocks, on machines that start everybody with 1,024.
-        portkeep::raise_descriptor_limit(2048).expect("the hard limit allows two thousand sockets");
-    }
+    // Enough for the largest blocks, on machines that start everybody with 1,024.
+    portkeep::raise_descriptor_limit(2048).expect("the hard limit allows two thousand sockets");
 
     let cases = [
         acquire::CASES,
@@ -66,10 +93,7 @@ fn main() -> ExitCode {
         tokens::CASES,
         traffic::CASES,
     ];
-    let trials = ENGINES
-        .iter()
-        .flat_map(|engine| cases.iter().copied().flatten().map(|case| trial(engine, case)))
-        .collect();
+    let trials = cases.iter().copied().flatten().map(|case| trial(engine, case)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -27,9 +27,9 @@ fn r09_16_a_forked_child_cannot_use_the_block(host: &Host) {
     let child = helper.number("daemon");
     assert_ne!(child, helper.pid());
 
-    let token = format!("{:016x}", block.token.expose());
-    for protocol in BOTH {
+    for (protocol, token) in BOTH.into_iter().zip(&block.tokens) {
         let name = protocol.name();
+        let token = format!("{:016x}", token.expose());
         for port in [0, block.range.last()] {
             let line = format!("bind 0 {name} 127.0.0.1:{port}");
             assert_eq!(helper.ask(&line), Err(DENIED.into()), "{line}");

@@ -7,7 +7,7 @@ use portkeep::{Grant, PortRequest, Reservation};
 
 use crate::engine::{BOTH, Host, INVALID_TOKEN, NO_ROOM, cases, fails};
 use crate::helper::Helper;
-use crate::sockets::{all_free, all_refused, loopback, loopback6, open};
+use crate::sockets::{all_free, loopback, loopback6, open};
 
 cases![
     r04_a_spawned_child_binds_by_number_and_listens,
@@ -42,7 +42,7 @@ fn r04_a_spawned_child_binds_by_number_and_listens(host: &Host) {
     for port in block.range().iter() {
         serves(&mut child, "", port);
     }
-    all_refused(Tcp, block.range());
+    host.stranger().all_refused(Tcp, block.range());
 }
 
 /// Descendants, not only children.
@@ -54,28 +54,22 @@ fn r04_what_a_spawned_child_starts_binds_by_number_too(host: &Host) {
 
 /// A bind without flags by a process that has nothing to do with it.
 fn r04_a_plain_stranger_is_refused_before_during_and_after_a_child(host: &Host) {
-    let mut stranger = host.helper();
+    let mut stranger = host.stranger();
     for protocol in BOTH {
         let block = host.acquire(&crate::engine::request(protocol, 2));
-        let mut refused = |when: &str| {
-            for port in block.range().iter() {
-                for address in [loopback(port), loopback6(port)] {
-                    let line = format!("stranger {} {address}", protocol.name());
-                    let answer = stranger.ask(&line).unwrap_err();
-                    assert_eq!(answer.errno, libc::EADDRINUSE, "{when}: {line}");
-                }
-            }
+        let mut refused = || {
+            stranger.all_refused(protocol, block.range());
         };
-        refused("before");
+        refused();
         let mut child = spawn(host, &block);
-        refused("child started");
+        refused();
         let address = loopback(block.range().start());
         child.ask(&format!("stranger {} {address} ReuseAddress", protocol.name())).unwrap();
-        refused("child bound");
+        refused();
         child.ask("close").unwrap();
-        refused("child closed");
+        refused();
         child.kill();
-        refused("child gone");
+        refused();
     }
 }
 
@@ -85,7 +79,7 @@ fn r04_a_block_acquired_for_descendants_lets_a_child_in(host: &Host) {
     let block = host.acquire(&request);
     let mut child = host.helper();
     serves(&mut child, "", block.range().start());
-    all_refused(Tcp, block.range());
+    host.stranger().all_refused(Tcp, block.range());
 }
 
 /// Room is found, kept and given back as in a block of one's own.
@@ -148,8 +142,9 @@ fn r04_a_command_that_does_not_exist_is_named_and_costs_nothing(host: &Host) {
         block.spawn(&mut std::process::Command::new("/no/such/command")).map(drop).unwrap_err();
     assert_eq!(error.errno(), Some(libc::ENOENT));
     assert!(error.to_string().contains("/no/such/command"), "{error}");
+    let mut stranger = host.stranger();
     for protocol in BOTH {
-        all_refused(protocol, range);
+        stranger.all_refused(protocol, range);
         block.bind(&open(protocol, &loopback(0), &[]).unwrap(), loopback(0)).unwrap();
     }
     drop(block);

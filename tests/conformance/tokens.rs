@@ -17,7 +17,7 @@ cases![
     t30_zero_and_unknown_numbers_are_no_tokens,
     t31_a_token_of_the_other_protocol_is_invalid,
     r08_3_a_reservation_released_by_token_binds_nothing,
-    r09_21_either_protocol_of_a_tcp_udp_block_releases_it,
+    r05_1_each_protocol_of_a_tcp_udp_block_has_a_token_of_its_own,
 ];
 
 /// Binds a fresh socket by token.
@@ -186,14 +186,21 @@ fn r08_3_a_reservation_released_by_token_binds_nothing(host: &Host) {
     }
 }
 
-/// Spec 9.21, for a block that is in both spaces under one token.
-fn r09_21_either_protocol_of_a_tcp_udp_block_releases_it(host: &Host) {
-    for protocol in BOTH {
+/// Spec 5.1, row 4, for a block that is in both spaces: each half has a token and a life of its own.
+fn r05_1_each_protocol_of_a_tcp_udp_block_has_a_token_of_its_own(host: &Host) {
+    for (one, other) in [(Tcp, Udp), (Udp, Tcp)] {
         let block = host.acquire(&portkeep::tcp_udp(2));
-        portkeep::release(block.token(), protocol).unwrap();
-        for protocol in BOTH {
-            all_free(protocol, block.range().iter());
-            fails(portkeep::release(block.token(), protocol), INVALID_TOKEN);
-        }
+        let [mine, theirs] = [one, other].map(|protocol| block.token_for(protocol).unwrap());
+        assert_ne!(mine, theirs);
+        fails(portkeep::release(mine, other), INVALID_TOKEN);
+        portkeep::release(mine, one).unwrap();
+        all_free(one, block.range().iter());
+        all_refused(other, block.range());
+        fails(portkeep::release(mine, one), INVALID_TOKEN);
+        bind(theirs, other, 0).unwrap();
+        let range = block.range();
+        // What is left goes too, and the caller learns that it was not everything.
+        fails(block.release(), INVALID_TOKEN);
+        all_free(other, range.iter());
     }
 }

@@ -8,7 +8,7 @@ use libc::{SO_REUSEADDR, SOL_SOCKET};
 
 use super::hand_over::{bind_beside, hand_over};
 use super::holder::identity;
-use crate::engine::Bind;
+use crate::engine::{Bind, foreign, not_for, outside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::occupant::SocketInfo;
 use crate::ports::{PortRange, Protocol};
@@ -61,14 +61,14 @@ pub(super) struct Lane {
     granted: bool,
 }
 
-/// A live block; its lanes are gone once it is released.
+/// A block of one protocol; its lane is gone once it is released.
 #[derive(Debug)]
 pub(super) struct Held {
     token: Token,
     owner: u32,
-    protocols: &'static [Protocol],
+    protocol: Protocol,
     range: PortRange,
-    lanes: Mutex<Option<Vec<Lane>>>,
+    lane: Mutex<Option<Lane>>,
 }
 
 pub(super) fn dead_token() -> Error {
@@ -76,22 +76,17 @@ pub(super) fn dead_token() -> Error {
 }
 
 impl Held {
-    pub(super) fn new(
-        token: Token,
-        range: PortRange,
-        protocols: &'static [Protocol],
-        lanes: Vec<Lane>,
-    ) -> Self {
-        let owner = sys::process_id();
-        Self { token, owner, protocols, range, lanes: Mutex::new(Some(lanes)) }
+    pub(super) fn new(token: Token, range: PortRange, lane: Lane) -> Self {
+        let (owner, protocol) = (sys::process_id(), lane.protocol);
+        Self { token, owner, protocol, range, lane: Mutex::new(Some(lane)) }
     }
 
     pub(super) fn token(&self) -> Token {
         self.token
     }
 
-    pub(super) fn protocols(&self) -> &'static [Protocol] {
-        self.protocols
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     pub(super) fn range(&self) -> PortRange {
@@ -103,44 +98,28 @@ impl Held {
         self.owner == sys::process_id()
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Option<Vec<Lane>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lane(&self) -> MutexGuard<'_, Option<Lane>> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owned(&self) -> Result<()> {
-        if self.is_ours() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::PermissionDenied,
-            format!("the reservation of {} belongs to process {}", self.range, self.owner),
-        ))
+        if self.is_ours() { Ok(()) } else { Err(foreign(self.range, self.owner)) }
     }
 
     pub(super) fn bind(&self, bind: &Bind<'_>) -> Result<SocketAddr> {
         self.owned()?;
+        if bind.protocol != self.protocol {
+            return Err(not_for(self.range, bind.protocol));
+        }
         // The lock is held over the whole hand-over, some microseconds: threads that look for a
         // free port wait for each other instead of finding the port that another is about to
         // give back.
-        let mut lanes = self.lanes();
-        let lanes = lanes.as_mut().ok_or_else(dead_token)?;
-        let lane =
-            lanes.iter_mut().find(|lane| lane.protocol == bind.protocol).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::InvalidToken,
-                    format!("the reservation of {} is not for {}", self.range, bind.protocol),
-                )
-            })?;
+        let mut lane = self.lane();
+        let lane = lane.as_mut().ok_or_else(dead_token)?;
         match bind.address.port() {
             0 => lane.bind_any(self.range, bind)?,
             port if self.range.contains(port) => lane.bind_at(self.range, port, bind)?,
-            port => {
-                return Err(Error::new(
-                    ErrorKind::PermissionDenied,
-                    format!("port {port} is outside the reservation of {}", self.range),
-                )
-                .about(bind.protocol, port));
-            }
+            _ => return Err(outside(self.range, bind)),
         }
         sys::local_address(bind.socket)
             .map_err(|cause| Error::os("cannot read the address that was bound", &cause))
@@ -148,11 +127,9 @@ impl Held {
 
     pub(super) fn grant_descendants(&self) -> Result<()> {
         self.owned()?;
-        let mut lanes = self.lanes();
-        for lane in lanes.as_mut().ok_or_else(dead_token)? {
-            lane.share().map_err(|cause| Error::os("cannot share the held ports", &cause))?;
-        }
-        Ok(())
+        let mut lane = self.lane();
+        let lane = lane.as_mut().ok_or_else(dead_token)?;
+        lane.share().map_err(|cause| Error::os("cannot share the held ports", &cause))
     }
 
     pub(super) fn release(&self) -> Result<()> {
@@ -162,8 +139,8 @@ impl Held {
 
     /// Closes what is held; `None` when that has happened before.
     pub(super) fn close(&self) -> Option<()> {
-        let lanes = self.lanes().take();
-        lanes.map(drop)
+        let lane = self.lane().take();
+        lane.map(drop)
     }
 }
 

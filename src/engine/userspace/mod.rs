@@ -18,16 +18,17 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use self::block::Held;
 use super::{Bind, Block, Engine, EngineKind};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ports::{PortRange, Protocol};
 use crate::request::{Grant, PortRequest};
-use crate::sys::{self, Family};
+use crate::sys;
 use crate::token::Token;
 
-struct Userspace;
+pub(super) struct Userspace;
 
-pub(super) fn engine() -> Result<&'static dyn Engine> {
-    Ok(&Userspace)
+/// Whether `token` names a live block of this process.
+pub(super) fn knows(token: Token) -> bool {
+    blocks().contains_key(&token)
 }
 
 /// The live blocks of this process. A token means nothing outside of it.
@@ -40,12 +41,13 @@ fn blocks() -> MutexGuard<'static, HashMap<Token, Arc<Held>>> {
 impl Engine for Userspace {
     fn acquire(&self, request: &PortRequest) -> Result<Box<dyn Block>> {
         let (range, lanes) = search::hold(request)?;
-        let held = Arc::new(Held::new(new_token(), range, request.protocols, lanes));
+        let held = lanes.into_iter().map(|lane| Arc::new(Held::new(new_token(), range, lane)));
+        let handle = Handle { protocols: request.protocols, held: held.collect() };
         if request.grant == Grant::Descendants {
-            held.grant_descendants()?;
+            handle.grant_descendants()?;
         }
-        blocks().insert(held.token(), Arc::clone(&held));
-        Ok(Box::new(Handle(held)))
+        blocks().extend(handle.held.iter().map(|held| (held.token(), Arc::clone(held))));
+        Ok(Box::new(handle))
     }
 
     fn bind(&self, token: Token, bind: &Bind<'_>) -> Result<SocketAddr> {
@@ -57,7 +59,7 @@ impl Engine for Userspace {
         // One answer for whatever is wrong with a token: nothing is learned by asking (spec 5.1).
         let held = blocks().get(&token).cloned();
         match held {
-            Some(held) if held.is_ours() && held.protocols().contains(&protocol) => {
+            Some(held) if held.is_ours() && held.protocol() == protocol => {
                 blocks().remove(&token);
                 held.release()
             }
@@ -68,7 +70,11 @@ impl Engine for Userspace {
 
 /// The reservation's end of a block: when it goes, the block goes.
 #[derive(Debug)]
-struct Handle(Arc<Held>);
+struct Handle {
+    protocols: &'static [Protocol],
+    /// One for each protocol.
+    held: Vec<Arc<Held>>,
+}
 
 impl Block for Handle {
     fn engine(&self) -> EngineKind {
@@ -76,15 +82,15 @@ impl Block for Handle {
     }
 
     fn protocols(&self) -> &'static [Protocol] {
-        self.0.protocols()
+        self.protocols
     }
 
     fn range(&self) -> PortRange {
-        self.0.range()
+        self.held[0].range()
     }
 
-    fn token(&self) -> Token {
-        self.0.token()
+    fn token(&self, protocol: Protocol) -> Option<Token> {
+        self.held.iter().find(|held| held.protocol() == protocol).map(|held| held.token())
     }
 
     fn anchor(&self) -> BorrowedFd<'_> {
@@ -97,15 +103,21 @@ impl Block for Handle {
     }
 
     fn bind(&self, bind: &Bind<'_>) -> Result<SocketAddr> {
-        self.0.bind(bind)
+        let held = self.held.iter().find(|held| held.protocol() == bind.protocol);
+        held.ok_or_else(|| super::not_for(self.range(), bind.protocol))?.bind(bind)
     }
 
     fn grant_descendants(&self) -> Result<()> {
-        self.0.grant_descendants()
+        self.held.iter().try_for_each(|held| held.grant_descendants())
     }
 
     fn release(&self) -> Result<()> {
-        self.0.release()
+        // All of them, whatever becomes of the first.
+        let mut all = Ok(());
+        for held in &self.held {
+            all = all.and(held.release());
+        }
+        all
     }
 }
 
@@ -113,13 +125,15 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // In a forked child this closes the child's copies of the held sockets. The ports stay
         // held, because the owner has them open too.
-        blocks().remove(&self.0.token());
-        self.0.close();
+        for held in &self.held {
+            blocks().remove(&held.token());
+            held.close();
+        }
     }
 }
 
 /// A number nobody can foresee: SipHash under a key that the operating system gave this process.
-fn unforeseeable() -> u64 {
+pub(in crate::engine) fn unforeseeable() -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     // A forked child has the same key and the same counter, but another process id.
@@ -137,44 +151,6 @@ fn new_token() -> Token {
             return token;
         }
     }
-}
-
-/// A socket for `address` as the standard library would make it.
-pub(crate) fn open_socket(protocol: Protocol, address: &SocketAddr) -> Result<OwnedFd> {
-    let socket = sys::open(family(address), protocol)
-        .and_then(|socket| {
-            if protocol == Protocol::Tcp {
-                sys::set_flag(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, true)?;
-            }
-            Ok(socket)
-        })
-        .map_err(|cause| Error::os(format_args!("cannot open a {protocol} socket"), &cause))?;
-    Ok(socket)
-}
-
-fn family(address: &SocketAddr) -> Family {
-    if address.is_ipv4() { Family::Inet } else { Family::Inet6 }
-}
-
-/// Checks that `socket` can be bound to `address` at all, and tells its protocol.
-pub(super) fn bindable(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<Protocol> {
-    let look = |cause| Error::os("cannot look at the socket to be bound", &cause);
-    let Some((protocol, family_of_socket)) = sys::protocol(socket).map_err(look)? else {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "only TCP and UDP sockets over IPv4 or IPv6 can be bound in a reservation",
-        ));
-    };
-    if family_of_socket != family(address) {
-        return Err(Error::invalid(format!(
-            "the socket is of another address family than {address}"
-        )));
-    }
-    let bound = sys::local_address(socket).map_err(look)?;
-    if bound.port() != 0 {
-        return Err(Error::invalid(format!("the socket is bound to {bound} already")));
-    }
-    Ok(protocol)
 }
 
 #[cfg(test)]

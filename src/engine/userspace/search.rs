@@ -11,7 +11,7 @@ use super::unforeseeable;
 use crate::descriptors;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ports::{PortRange, Ports, Protocol};
-use crate::request::PortRequest;
+use crate::request::{DEFAULT_POOL, PortRequest, must_have};
 
 /// Requests of fewer ports find out about the descriptor limit by running into it: counting the
 /// open descriptors would cost them more than it saves.
@@ -40,7 +40,11 @@ pub(super) fn hold(request: &PortRequest) -> Result<(PortRange, Vec<Lane>)> {
     let search = Search::new(request, sockets)?;
     match wanted {
         Ports::Specific(range) => search.exactly(range),
-        Ports::Wildcard(count) => search.anywhere(count, request.alignment, request.pool),
+        Ports::Wildcard(count) => {
+            let pool = request.pool.unwrap_or(DEFAULT_POOL);
+            must_have(pool, count)?;
+            search.anywhere(request, pool, count)
+        }
     }
 }
 
@@ -98,13 +102,13 @@ impl Search {
 
     fn anywhere(
         mut self,
+        request: &PortRequest,
+        range: PortRange,
         count: u16,
-        alignment: u16,
-        pool: PortRange,
     ) -> Result<(PortRange, Vec<Lane>)> {
         let mut longest = 0;
         for _ in 0..ROUNDS {
-            let mut pool = Pool::new(pool, count, alignment);
+            let mut pool = Pool::new(range, count, request.alignment);
             if let Some(found) = self.scan(&mut pool)? {
                 return Ok(self.lanes(found));
             }
@@ -120,7 +124,7 @@ impl Search {
                 ));
             }
         }
-        Err(self.no_room(count, alignment, pool, longest))
+        Err(request.no_room(range, count, longest))
     }
 
     /// Looks at every place where the run could start, from a random one on.
@@ -204,24 +208,6 @@ impl Search {
         }
         let protocols = self.holders.iter().map(Holders::protocol);
         (range, protocols.zip(holds).map(|(protocol, holds)| Lane::new(protocol, holds)).collect())
-    }
-
-    fn no_room(&self, count: u16, alignment: u16, pool: PortRange, longest: u32) -> Error {
-        let protocols: Vec<_> = self.holders.iter().map(|h| h.protocol().to_string()).collect();
-        let aligned = match alignment {
-            1 => String::new(),
-            2 => " starting at an even one".to_owned(),
-            _ => format!(" starting at a multiple of {alignment}"),
-        };
-        Error::new(
-            ErrorKind::NoRoom,
-            format!(
-                "no {count} free {} ports in a row{aligned} in the pool {pool}: of its {} ports \
-                 the longest free run is {longest}; ask for less, or name another pool",
-                protocols.join(" and "),
-                pool.count(),
-            ),
-        )
     }
 }
 

@@ -64,8 +64,9 @@ impl State {
                 }
                 let block = request.acquire()?;
                 assert_eq!(block.engine(), self.engine.kind);
-                let words =
-                    vec![block.range().to_string(), format!("{:016x}", block.token().expose())];
+                let tokens = block.protocols().iter().filter_map(|one| block.token_for(*one));
+                let tokens = tokens.map(|token| format!("{:016x}", token.expose()));
+                let words = [block.range().to_string()].into_iter().chain(tokens).collect();
                 self.blocks.push(Some(block));
                 Ok(words)
             }
