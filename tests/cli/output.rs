@@ -18,7 +18,7 @@ fn help_and_usage_errors_read_as_recorded() {
 
 #[test]
 fn every_verb_has_help_and_shows_it_short_and_long() {
-    for verb in ["run", "acquire", "status"] {
+    for verb in ["run", "acquire", "who", "status", "load", "unload"] {
         for flag in ["-h", "--help"] {
             let (status, stdout, _) = crate::finish(&[verb, flag]);
             assert_eq!(status, Some(0));

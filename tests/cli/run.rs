@@ -70,6 +70,19 @@ fn the_status_is_the_commands() {
 }
 
 #[test]
+fn the_guard_is_told_when_asked_for() {
+    let told = |engine: &str| {
+        let mut command = portkeep(&["run", "-v", "--", "true"]);
+        outcome(&command.env("PORTKEEP_ENGINE", engine).output().unwrap())
+    };
+    let line = |because: &str| format!("guard: shared, because {because}\n");
+    assert_eq!(told("userspace"), (Some(0), String::new(), line("PORTKEEP_ENGINE says so")));
+    assert_eq!(told(""), (Some(0), String::new(), line("the kernel engine is not loaded")));
+    let (_, _, stderr) = sh(&[], "true");
+    assert_eq!(stderr, "", "not asked for");
+}
+
+#[test]
 fn a_command_that_dies_of_a_signal_takes_us_with_it() {
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGSEGV] {
         let script = format!("kill -{} $$", signal as i32);

@@ -14,6 +14,8 @@ fn status(arguments: &[&str]) -> Value {
 fn it_names_the_engine_and_the_pool() {
     let status = status(&[]);
     assert_eq!(status["engine"], "userspace");
+    let because = "the kernel engine is not loaded";
+    assert_eq!(status["guard"], json!({ "name": "shared", "because": because }));
     assert_eq!(status["pool"]["start"], 61000);
     assert_eq!(status["pool"]["count"], 4536);
     assert!(status["descriptors"]["soft"].as_u64().unwrap() > 0);
@@ -29,7 +31,8 @@ fn a_pool_inside_the_ephemeral_range_is_reported_with_the_command_that_helps() {
     assert_eq!(report["ephemeral"]["range"], json!({ "start": 20000, "count": 11000 }));
     let fixes: Vec<_> =
         report["in_the_way"].as_array().unwrap().iter().filter_map(|o| o["fix"].as_str()).collect();
-    let list = fixes[0].strip_prefix("sysctl -w net.ipv4.ip_local_reserved_ports=").unwrap();
+    let setting = "sysctl -w net.ipv4.ip_local_reserved_ports=";
+    let list = fixes.iter().find_map(|fix| fix.strip_prefix(setting)).unwrap();
     // The command keeps what was there, and does what it says.
     namespace.set("net/ipv4/ip_local_reserved_ports", list);
     let report = status(&["--pool", "20000-20009"]);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use portkeep::{Grant, Protocol, Reservation};
+use portkeep::{Grant, Protocol, Reservation, Token};
 use serde_json::json;
 
 use crate::blocks::Blocks;
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long = "while", value_name = "WHAT")]
     lasts: Option<While>,
 
-    /// Print the token too: whoever knows it may use or release the block
+    /// Print the token too, for tcp-udp one of each protocol
     #[arg(long)]
     token: bool,
 }
@@ -59,7 +59,14 @@ fn describe(block: &Reservation, with_token: bool) -> serde_json::Value {
     });
     if with_token {
         // Sixteen digits in a string: a JSON number of 64 bits loses its last ones in many readers.
-        line["token"] = format!("{:016x}", block.token().expose()).into();
+        let text = |token: Token| format!("{:016x}", token.expose());
+        line["token"] = match block.protocols() {
+            [_] => text(block.token()).into(),
+            both => both
+                .iter()
+                .filter_map(|protocol| Some((protocol.name(), text(block.token_for(*protocol)?))))
+                .collect(),
+        };
     }
     line
 }

@@ -20,11 +20,11 @@ pub(crate) struct Blocks {
     #[arg(long)]
     even: bool,
 
-    /// Take the ports of +N from this range
+    /// Take the ports of +N from this range, not from the engine's pool
     ///
-    /// It should lie outside the ephemeral range, which 'portkeep status' shows.
-    #[arg(long, value_name = "RANGE", env = "PORTKEEP_POOL", default_value_t = portkeep::DEFAULT_POOL)]
-    pool: PortRange,
+    /// It should lie outside the ephemeral range; 'portkeep status' shows both.
+    #[arg(long, value_name = "RANGE", env = "PORTKEEP_POOL")]
+    pool: Option<PortRange>,
 }
 
 impl Blocks {
@@ -35,8 +35,9 @@ impl Blocks {
         let tcp = if none_asked { &one[..] } else { &self.tcp };
 
         let ask = |request: PortRequest, ports: &Ports| {
-            let request = request.ports(*ports).pool(self.pool).grant(grant);
-            if self.even { request.even() } else { request }
+            let request = request.ports(*ports).grant(grant);
+            let request = if self.even { request.even() } else { request };
+            self.pool.into_iter().fold(request, PortRequest::pool)
         };
         // Specific ports first, so that a wildcard does not take one of them.
         let mut requests: Vec<(PortRequest, Ports, usize)> = Vec::new();

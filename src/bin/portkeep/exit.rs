@@ -12,6 +12,8 @@ itself fails; 126 when the command cannot be started, 127 when it cannot be foun
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Success,
+    /// Nobody has the port that was asked about.
+    Nobody,
     /// portkeep itself failed; the command was not started.
     Ours,
     CannotStart,
@@ -22,6 +24,7 @@ impl Exit {
     fn code(self) -> u8 {
         match self {
             Self::Success => 0,
+            Self::Nobody => 1,
             Self::Ours => 125,
             Self::CannotStart => 126,
             Self::NotFound => 127,

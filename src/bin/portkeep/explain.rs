@@ -13,6 +13,9 @@ pub(crate) fn explain(error: &Error) -> String {
 
 fn holder(protocol: Protocol, port: u16) -> String {
     let way_out = "choose another port, or +1 for any that is free";
+    if let Ok(Some(holder)) = portkeep::holder(protocol, port) {
+        return format!("by {holder}; stop it with 'kill {}', or {way_out}", holder.pid);
+    }
     let range = PortRange::new(port, 1).expect("the port of an error is a port");
     let occupants = match occupants(protocol, range) {
         Ok(occupants) => occupants,

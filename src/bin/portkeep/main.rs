@@ -4,13 +4,18 @@ mod acquire;
 mod blocks;
 mod exit;
 mod explain;
+mod guard;
+mod load;
 #[cfg(test)]
 mod man;
 mod places;
 mod run;
+mod site;
 mod status;
 mod terminal;
+mod unload;
 mod until;
+mod who;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,7 +43,12 @@ struct Cli {
 enum Verb {
     Run(run::Args),
     Acquire(acquire::Args),
+    Who(who::Args),
     Status(status::Args),
+    Load(load::Args),
+    Unload(unload::Args),
+    #[command(hide = true)]
+    ExecAsListener(run::Shim),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +66,11 @@ fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Acquire(args) => acquire::run(&args),
+        Verb::Who(args) => who::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Load(args) => load::run(&args),
+        Verb::Unload(args) => unload::run(&args),
+        Verb::ExecAsListener(args) => run::exec(&args),
     };
     result.unwrap_or_else(|failure| report(&failure))
 }

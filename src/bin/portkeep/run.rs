@@ -1,18 +1,23 @@
-//! `portkeep run`: start a command on ports that are reserved for it.
+//! `portkeep run`: start a command on ports that are reserved for it, and keep them for it and for
+//! everything it leaves behind.
+
+mod detach;
+mod life;
+mod listen;
+mod signals;
 
 use std::ffi::OsString;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::io::Write;
+use std::process::{Child, Command, ExitCode};
 
-use portkeep::{Grant, Protocol};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::origin::WithOrigin;
-use signal_hook::low_level::siginfo::Cause;
+use portkeep::{Grant, Protocol, Reservation};
+use rustix::process::{getpid, set_child_subreaper};
 
+use self::detach::{Caller, Withdrawal};
+use self::signals::Signals;
 use crate::blocks::{Blocks, ranges};
 use crate::exit::{Exit, Failure};
+use crate::guard::Guard;
 use crate::places::Places;
 
 /// Reserve ports and run a command on them
@@ -22,12 +27,50 @@ use crate::places::Places;
 /// stands for the first TCP port, {tcp.2} for the second, {tcp.first}, {tcp.last} and {tcp.range}
 /// for what they say, and the same with udp; {{ is a brace.
 ///
-/// The ports stay reserved as long as the command runs. Signals are passed on to it.
+/// The ports stay reserved until the command and everything it has left behind have ended, daemons
+/// included; then 'run' ends as the command did. Signals are passed on to the command, and when that
+/// has ended, to the processes it has left. Where 'run' itself is killed with kill -9, the ports are
+/// free, and the command goes on without a guard.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     blocks: Blocks,
+
+    /// Return as soon as the command has ended; a keeper holds the ports for what it has left
+    ///
+    /// For a command that goes into the background by itself. One that stays in the foreground is
+    /// waited for. The keeper ends with the last process that is left, and passes signals on to
+    /// them. As process 1 of a container 'run' stays, because everything would end with it.
+    #[arg(long)]
+    detach: bool,
+
+    /// Pass sockets that are open already, as systemd does: descriptors 3 and up, first TCP then UDP
+    ///
+    /// LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES tell of them; NAMES are as many names as there are
+    /// ports, with colons between them, tcp-8080 and the like when left out. TCP sockets listen before
+    /// the server is ready: connections wait for it instead of being refused. The server must know
+    /// how to take them.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    listen_fds: Option<String>,
+
+    /// The local address of the sockets of --listen-fds; all of them when left out
+    #[arg(long, value_name = "ADDRESS", requires = "listen_fds")]
+    listen_on: Option<std::net::IpAddr>,
+
+    /// Say on standard error how the ports are guarded
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// We are the keeper that --detach leaves behind; says who waits for us to tell
+    #[arg(long, hide = true)]
+    keeper_of: Option<Caller>,
 
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
@@ -39,77 +82,76 @@ Examples:
   portkeep run -- python3 -m http.server {tcp}
   portkeep run --tcp 8080 -- ./server --port 8080
   portkeep run --tcp +2 --udp 5000-5019 --even -- ./media {tcp.1} {tcp.2} {udp.first} {udp.last}
+  portkeep run --tcp 8080 --detach -- nginx
+  portkeep run --tcp 8080 --listen-fds=http -- ./socket-activated
 
 With the userspace engine a server gets in if it sets SO_REUSEADDR, as most TCP servers do.";
 
-/// What is passed on; the terminal's stop and continue reach the command without us.
-const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    match &args.keeper_of {
+        None if args.detach && !getpid().is_init() => detach::through_a_keeper(),
+        None => {
+            let status = keep(args, None)?;
+            Ok(life::end_like(status))
+        }
+        Some(caller) => {
+            keep(args, Some(Withdrawal::before(caller)?))?;
+            Ok(Exit::Success.into())
+        }
+    }
+}
+
+/// Runs the command and stays until nothing is left of it.
+fn keep(args: &Args, withdrawal: Option<Withdrawal>) -> Result<std::process::ExitStatus, Failure> {
     // Before anything can need them: a signal that comes early is passed on late, not lost.
-    let mut signals = catch_signals()?;
+    let mut signals = Signals::catch()?;
+    // A daemon loses its parents on its way into the background, and gets us instead.
+    set_child_subreaper(Some(getpid())).map_err(std::io::Error::from)?;
     let blocks = args.blocks.acquire(Grant::Descendants)?;
     let places =
         Places { tcp: ranges(&blocks, Protocol::Tcp), udp: ranges(&blocks, Protocol::Udp) };
-
-    let mut command = Command::new(&args.command[0]);
+    let mut words = Vec::with_capacity(args.command.len());
+    words.push(args.command[0].clone());
     for argument in &args.command[1..] {
-        command.arg(places.fill(argument).map_err(Failure::new)?);
+        words.push(places.fill(argument).map_err(Failure::new)?);
     }
+    let mut command = match &args.listen_fds {
+        None => {
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]);
+            command
+        }
+        Some(names) => listen::command(&blocks, &words, names, args.listen_on)?,
+    };
     places.tell(&mut command);
-    let mut child = blocks[0].spawn(&mut command).map_err(|error| {
-        let not_found = error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error());
-        let exit = if not_found { Exit::NotFound } else { Exit::CannotStart };
+    let (child, guard) = start(&blocks, &mut command)?;
+    // Sockets that were passed are the command's alone from here on.
+    drop(command);
+    if args.verbose {
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "guard: {guard}");
+    }
+    life::outlive(&child, &mut signals, |status| {
+        if let Some(withdrawal) = withdrawal {
+            withdrawal.withdraw(status);
+        }
+    })
+}
+
+/// Starts the command, and tells what guards its ports.
+fn start(blocks: &[Reservation], command: &mut Command) -> Result<(Child, Guard), Failure> {
+    let guard = Guard::of(&portkeep::status()?);
+    let child = blocks[0].spawn(command).map_err(|error| {
+        let exit = exit_of(error.errno());
         Failure { exit, text: error.to_string() }
     })?;
-    let status = wait(&mut child, &mut signals)?;
-    drop(blocks);
-    Ok(end_like(status))
+    Ok((child, guard))
 }
 
-fn catch_signals() -> Result<SignalsInfo<WithOrigin>, Failure> {
-    // A signal that is ignored, as nohup(1) does, must stay so in the command: a handler of ours
-    // would make it the default one there.
-    let ignored = ignored_signals();
-    let caught = PASSED_ON.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
-    Ok(SignalsInfo::new(caught.chain([SIGCHLD]))?)
+/// What it means that a command cannot be started for this reason.
+fn exit_of(errno: Option<i32>) -> Exit {
+    let not_found = errno == Some(rustix::io::Errno::NOENT.raw_os_error());
+    if not_found { Exit::NotFound } else { Exit::CannotStart }
 }
 
-/// The signals this process was started with ignored, bit by bit; none where `/proc` cannot tell.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}
-
-/// Passes signals on until the command ends.
-fn wait(child: &mut Child, signals: &mut SignalsInfo<WithOrigin>) -> Result<ExitStatus, Failure> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        for origin in signals.wait() {
-            // What the terminal sends, it sends to the command as well.
-            let from_terminal = matches!(origin.cause, Cause::Kernel);
-            let signal = Signal::from_named_raw(origin.signal);
-            if let Some(signal) = signal.filter(|signal| *signal != Signal::CHILD && !from_terminal)
-            {
-                // Until we have waited for it, the id is the command's and nobody else's.
-                let _ = kill_process(Pid::from_child(child), signal);
-            }
-        }
-    }
-}
-
-/// Ends as the command did: with its status, or by the signal that killed it.
-fn end_like(status: ExitStatus) -> ExitCode {
-    if let Some(signal) = status.signal() {
-        // If it left a core file, ours would only overwrite it.
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-        let _ = signal_hook::low_level::emulate_default_handler(signal);
-        // Here only when the signal is blocked or does not kill us: say it as a shell does.
-        return ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX));
-    }
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    ExitCode::from(code.unwrap_or(u8::MAX))
-}
+pub(crate) use listen::{Shim, exec};
