@@ -1,16 +1,20 @@
 //! What the userspace engine costs, as ratios to the bare system calls beneath it.
 //!
-//! Both sides of a ratio run in turns in one process, so that a noisy machine disturbs both alike.
-//! Shown are the median of the turns' ratios and the span from the tenth to the ninetieth of a
-//! hundred. Run it with `cargo bench --bench userspace`, on a machine that does nothing else.
+//! Both sides of a ratio run in turns in one process. Shown are the median of the turns' ratios and
+//! the span from the tenth to the ninetieth of a hundred. Run it with `cargo bench --bench userspace`, on a machine that does nothing else.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "support/turns.rs"]
+#[expect(dead_code, reason = "shared with a benchmark that needs more of it")]
+mod turns;
+
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use portkeep::{ErrorKind, PortRange, PortRequest};
 use socket2::{Domain, SockFilter, Socket, Type};
+
+use self::turns::pairs;
 
 const POOL: &str = "20000-29999";
 
@@ -19,62 +23,6 @@ fn main() {
     refuse();
     bind();
     run();
-}
-
-/// Times both sides in turns, leaving out what `drop` of their results costs.
-fn pairs<A, B>(rounds: usize, mut ours: impl FnMut() -> A, mut bare: impl FnMut() -> B) -> Report {
-    fn time<T>(side: &mut impl FnMut() -> T) -> Duration {
-        let start = Instant::now();
-        let result = side();
-        let elapsed = start.elapsed();
-        drop(result);
-        elapsed
-    }
-    let mut turns = Vec::with_capacity(rounds);
-    for round in 0..rounds + 2 {
-        let turn = if round % 2 == 0 {
-            let ours = time(&mut ours);
-            (ours, time(&mut bare))
-        } else {
-            let bare = time(&mut bare);
-            (time(&mut ours), bare)
-        };
-        // The first two warm up.
-        if round >= 2 {
-            turns.push(turn);
-        }
-    }
-    Report(turns)
-}
-
-struct Report(Vec<(Duration, Duration)>);
-
-impl Report {
-    fn line(&self, name: &str, limit: Option<f64>) {
-        let sorted = |of: fn(&(Duration, Duration)) -> f64| {
-            let mut values: Vec<f64> = self.0.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        };
-        let ratios = sorted(|(ours, bare)| ours.as_secs_f64() / bare.as_secs_f64());
-        let at = |values: &[f64], hundredth: usize| values[values.len() * hundredth / 100];
-        let micro = |of| at(&sorted(of), 50) * 1e6;
-        let (ours, bare) = (micro(|t| t.0.as_secs_f64()), micro(|t| t.1.as_secs_f64()));
-        let limit = limit.map_or(String::new(), |limit| {
-            let verdict = if at(&ratios, 50) <= limit { "within" } else { "OVER" };
-            format!("  {verdict} {limit:.2}")
-        });
-        println!(
-            "{name:<46} {ours:>11.1} us {bare:>11.1} us  ratio {:>5.2} ({:.2}..{:.2}){limit}",
-            at(&ratios, 50),
-            at(&ratios, 10),
-            at(&ratios, 90),
-        );
-    }
-}
-
-fn headline(title: &str, bare: &str) {
-    println!("\n{title:<46} {:>14} {:>14}", "portkeep", bare);
 }
 
 /// Bare calls: a socket that covers both families, bound to a port.
@@ -90,6 +38,10 @@ fn hold(kind: Type, port: u16, filter: bool) -> Socket {
 
 fn everywhere(port: u16) -> SocketAddr {
     SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0).into()
+}
+
+fn headline(title: &str, bare: &str) {
+    turns::headline(title, "portkeep", bare);
 }
 
 fn acquire() {
@@ -231,12 +183,5 @@ fn run() {
         || status(&mut Command::new("/bin/true")),
     );
     report.line("portkeep run -- /bin/true", None);
-    let mut added: Vec<f64> = report
-        .0
-        .iter()
-        .map(|(ours, bare)| (ours.as_secs_f64() - bare.as_secs_f64()) * 1e3)
-        .collect();
-    added.sort_by(f64::total_cmp);
-    println!("added by run, median of 1,000: {:.2} ms (limit 3)", added[added.len() / 2]);
-    std::io::stdout().flush().expect("standard output is there");
+    report.added("added by run", 3.0);
 }
