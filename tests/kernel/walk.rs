@@ -204,6 +204,8 @@ fn a14_a_port_counts_as_in_use_while_a_process_can_use_a_socket_there(host: &Hos
         // The kernel chooses the port at connect(), from a range that is elsewhere by then.
         for what in ["bound at connect", "not bound by itself"] {
             host.set("ipv4/ip_local_port_range", "40000 40100");
+            // A range is known from the next acquire on.
+            assert_free(protocol, AT + 50, "elsewhere");
             let socket = if what == "bound at connect" {
                 connected(protocol, at(0), &peer, libc::IPPROTO_IP, NO_PORT)
             } else {

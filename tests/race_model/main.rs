@@ -8,7 +8,8 @@
 //!   (1) claim: set our bits in `used`, all or none; (2) look again: clear `maybe`, and walk the
 //!   ports where it was set. If one has a socket, set `maybe` again and only then drop the claim.
 //! * bind: (1) the hook reads `used`; (2) the kernel links the socket in, under the bucket's lock;
-//!   (3) `post_bind`: fence, find the table, set `maybe` if it is clear, fence, read `used` again:
+//!   (3) `post_bind`: fence, find the table, set `maybe` if it is clear, fence (the programs: an
+//!   address that depends on what was read of `maybe`), read `used` again:
 //!   if it is set, the kernel takes the socket out. No table is no reservation: the bind stands.
 //!
 //! Every reachable state is visited, the nearest first, so that a violation is told in as few steps
