@@ -57,6 +57,7 @@ struct walk {
 	struct net *net;
 	struct hlist_node **head;
 	struct hlist_node *chain, *bucket, *owner; /* where we stand in each list, NULL: past its end */
+	struct hlist_node *first; /* second-level bucket, when we came to our first-level one */
 	__u32 mix;
 	__u32 mask;
 	__u32 port;
@@ -139,7 +140,8 @@ static __always_inline bool enter_chain(struct walk *walk, struct hlist_node *no
 	    BPF_CORE_READ(bucket, ib_net.net) != walk->net)
 		return true;
 	walk->l3mdev = BPF_CORE_READ(bucket, l3mdev);
-	return enter_bucket(walk, BPF_CORE_READ(bucket, bhash2.first));
+	walk->first = BPF_CORE_READ(bucket, bhash2.first);
+	return enter_bucket(walk, walk->first);
 }
 
 static __always_inline bool pass_owner(struct walk *walk)
@@ -170,12 +172,29 @@ static __always_inline bool pass_bucket(struct walk *walk)
 	return is_our_bucket(walk, bucket) && still_linked(node) && enter_bucket(walk, next);
 }
 
+/* connect() gives a socket that is bound to any address its own one, and moves it to another
+ * second-level bucket for that; in between it is in no list, though nothing we stand on is stale.
+ * Then our bucket is empty, or has a new first entry when we leave it. (A socket that moves to an
+ * entry that was there, of closed connections of the same address, and that we have passed, would
+ * be missed.) */
+static __always_inline bool nobody_moved(struct walk *walk, struct inet_bind_bucket *bucket)
+{
+	struct hlist_node *first;
+
+	if (BPF_CORE_READ(bucket, port) != walk->port ||
+	    BPF_CORE_READ(bucket, ib_net.net) != walk->net)
+		return true;
+	first = BPF_CORE_READ(bucket, bhash2.first);
+	return first && first == walk->first;
+}
+
 static __always_inline bool pass_chain(struct walk *walk)
 {
 	struct hlist_node *node = walk->chain, *next = next_of(node);
 	struct inet_bind_bucket *bucket = around(node, struct inet_bind_bucket, node);
 
-	return in_slot(walk, BPF_CORE_READ(bucket, ib_net.net),
+	return nobody_moved(walk, bucket) &&
+	       in_slot(walk, BPF_CORE_READ(bucket, ib_net.net),
 		       BPF_CORE_READ(bucket, port)) &&
 	       still_linked(node) && enter_chain(walk, next);
 }
