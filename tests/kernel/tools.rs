@@ -1,11 +1,14 @@
 //! What several tests need beside the engine: a compiler, a processor, dice.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::Pid;
 
 use crate::support::installed;
@@ -45,13 +48,40 @@ pub(crate) fn stay_on(processor: usize) {
     sched_setaffinity(Pid::from_raw(0), &set).expect("there are two processors");
 }
 
-/// Interrupts whoever runs on this processor, often, and for as long as a few system calls of others
-/// take: a thread that wakes up is given the processor.
-pub(crate) fn interrupt(processor: usize, stop: &AtomicBool) {
-    stay_on(processor);
-    while !stop.load(Ordering::SeqCst) {
-        std::thread::sleep(Duration::from_micros(30));
-        let woken = Instant::now();
-        while woken.elapsed() < Duration::from_micros(20) {}
+/// Stops the calling thread soon, at any instruction, for as long as a few system calls of others
+/// take. Another thread that wakes up would not do: most kernels let a system call end before they
+/// give its processor away. So it is the interrupt of a timer that takes long, with many to tell.
+#[derive(Debug)]
+pub(crate) struct Interruption {
+    timer: TimerFd,
+    /// Whoever watches a file is told when the timer goes off.
+    _copies: Vec<OwnedFd>,
+    _watchers: Vec<Epoll>,
+}
+
+impl Interruption {
+    /// Some tens of microseconds of it.
+    pub(crate) fn new() -> Self {
+        const SQUARE_ROOT: usize = 20;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).expect("a timer");
+        let copy = |_| timer.as_fd().try_clone_to_owned().expect("a copy");
+        let copies: Vec<_> = (0..SQUARE_ROOT).map(copy).collect();
+        let watch = |_| {
+            let watcher = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("a watcher");
+            for copy in &copies {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+                watcher.add(copy, event).expect("each copy counts as another file");
+            }
+            watcher
+        };
+        let watchers = (0..SQUARE_ROOT).map(watch).collect();
+        Self { timer, _copies: copies, _watchers: watchers }
+    }
+
+    /// Once, after so many nanoseconds, unless it is called again before.
+    pub(crate) fn after(&self, nanoseconds: u16) {
+        let moment = TimeSpec::from_duration(Duration::from_nanos(1 + u64::from(nanoseconds)));
+        let flags = TimerSetTimeFlags::empty();
+        self.timer.set(Expiration::OneShot(moment), flags).expect("a moment to come");
     }
 }

@@ -9,12 +9,11 @@ use std::time::Duration;
 use portkeep::Protocol;
 use socket2::{Domain, Socket, Type};
 
-use crate::client::{BOTH, acquire, errno, kind, open, port, stranger};
+use crate::client::{BOTH, acquire, associate, block, errno, kind, open, port, stranger};
 use crate::host::{Host, cases};
-use crate::maps::Counters;
 use crate::state::{Setting, configure};
 use crate::support::rounds;
-use crate::tools::{interrupt, stay_on};
+use crate::tools::{Dice, Interruption, stay_on};
 
 cases![
     a02_a_full_hash_bucket_hides_nobody_and_the_budget_only_refuses,
@@ -124,50 +123,60 @@ fn a02_a_long_list_of_dead_tcp_connections_hides_nobody(host: &Host) {
 
 /// One processor walks while the other links in and takes out what the walk stands on; the walker
 /// is interrupted all the time, for as long as it takes to free and reuse what it stood on.
-/// The walk of a prototype, which trusted every pointer, said "free" 1,077 times in 3 million.
+///
+/// An acquire walks twice before it says "free", so a walk that is misled now and then hardly shows
+/// there. Somebody who draws a port of his own block walks but once, 65 times in a call.
 fn a03_no_churn_makes_the_walk_miss_a_port_in_use(host: &Host) {
-    let walks = rounds(200_000, 3_000_000);
+    const HERE: u16 = 7999;
+    let calls = rounds(30_000, 1_000_000);
     for protocol in BOTH {
-        let _busy = stranger(protocol, (LOCAL, 7999)).expect("it is free");
+        let (_anchor, instance) = block(protocol, HERE, 1);
+        let associated = || {
+            let socket = Socket::new(Domain::IPV4, kind(protocol), None).expect("a socket");
+            associate(&socket, instance.token).expect("it is ours");
+            socket
+        };
+        let bind = |socket: &Socket, last: u8, at: u16| {
+            socket.bind(&SocketAddr::from(([127, 0, 0, last], at)).into())
+        };
+        // Bound first, so it is the last on the list.
+        let busy = associated();
+        bind(&busy, 1, HERE).expect("it is ours");
         let (stop, churned) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let (mut walked, mut free, mut odd) = (0, 0, Vec::new());
-        let before = host.maps().counters();
+        let (mut called, mut missed, mut odd) = (0, 0, Vec::new());
+        let cut = host.maps().counters().walks_cut;
         thread::scope(|scope| {
             scope.spawn(|| {
                 stay_on(1);
                 while !stop.load(SeqCst) {
-                    drop(stranger(protocol, (Ipv4Addr::new(127, 0, 0, 2), 7999)));
+                    bind(&associated(), 2, HERE).expect("nobody else has that address");
                     drop(stranger(protocol, (Ipv4Addr::new(127, 0, 0, 3), 8555)));
                     churned.fetch_add(1, SeqCst);
                 }
             });
-            for _ in 0..2 {
-                scope.spawn(|| interrupt(0, &stop));
-            }
             stay_on(0);
-            let mut anchor = open(protocol);
+            let (interruption, mut dice) = (Interruption::new(), Dice(23));
+            let mut own = associated();
             // Where others keep the processors busy, until the walks had something to trip over.
-            while walked < walks || (churned.load(SeqCst) < walks / 50 && walked < 10 * walks) {
-                walked += 1;
-                match acquire(&anchor, 7999, 1).map_err(|error| error.raw_os_error()) {
-                    Err(Some(libc::EADDRINUSE)) => (),
+            while called < calls || (churned.load(SeqCst) < calls && called < 10 * calls) {
+                called += 1;
+                interruption.after(dice.roll(20_000));
+                match bind(&own, 9, 0).map_err(|error| error.raw_os_error()) {
+                    Err(Some(libc::ENOBUFS)) => (),
                     Err(error) => odd.push(error),
                     Ok(()) => {
-                        free += 1;
-                        anchor = open(protocol);
+                        missed += 1;
+                        own = associated();
                     }
                 }
             }
             stop.store(true, SeqCst);
         });
-        let Counters { walks_torn, walks_cut, .. } = host.maps().counters();
-        let (torn, cut) = (walks_torn - before.walks_torn, walks_cut - before.walks_cut);
         let churned = churned.into_inner();
-        eprintln!(
-            "{protocol:?}: {walked} walks, {churned} churns, {free} said free, {torn} torn, {cut} cut"
-        );
-        assert_eq!((free, odd, cut), (0, vec![], 0));
-        assert!(churned >= walks / 50, "nothing moved under the walk");
+        eprintln!("{protocol:?}: {called} calls, {churned} churns, {missed} missed it");
+        assert_eq!((missed, odd), (0, vec![]));
+        assert_eq!(host.maps().counters().walks_cut, cut);
+        assert!(churned >= calls / 2, "nothing moved under the walk");
     }
 }
 
